@@ -1,0 +1,60 @@
+/*-------------------------------------------------------------------------
+ *
+ * pgconn.h
+ *	  Non-blocking libpq, driven by rctl_wait().
+ *
+ * A connection belongs to the memory context that was current when it was
+ * made: resetting or deleting that context closes it.  The same holds for
+ * results.  Every session gets connect_timeout, TCP keepalives,
+ * tcp_user_timeout, an application_name, and
+ * options setting statement_timeout, lock_timeout = 0, search_path = pg_catalog,
+ * client_min_messages = error and synchronous_commit = local.
+ *
+ * Errors carry the server's own SQLSTATE where there is one and
+ * ERRCODE_CONNECTION_FAILURE (08006) or
+ * ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION (08001) otherwise; the
+ * message of libpq goes to the detail with any password removed.  Nothing
+ * here logs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REPLICA_CTL_NET_PGCONN_H
+#define REPLICA_CTL_NET_PGCONN_H
+
+#include "libpq-fe.h"
+
+/* One keyword of a connection string; an array ends with a NULL keyword. */
+typedef struct RctlConnParam
+{
+	const char *keyword;
+	const char *value;			/* NULL or "" is left out */
+} RctlConnParam;
+
+/* "k='v' k2='v2'", quoted by libpq's rules; palloc'd. */
+extern char *rctl_conninfo(const RctlConnParam *params);
+
+/* Connects, or raises an error.  "what" names the other side in messages: replica "r1". */
+extern PGconn *rctl_pg_connect(const char *conninfo, long timeout_ms, const char *what);
+
+/* The same, but returns NULL and a palloc'd reason instead of raising one (interrupts still raise). */
+extern PGconn *rctl_pg_try_connect(const char *conninfo, long timeout_ms, char **reason);
+
+/*
+ * Runs one statement with text parameters and waits for its result: TUPLES_OK
+ * or COMMAND_OK, else an error is raised.  On timeout the query is cancelled,
+ * the connection closed, and ERRCODE_QUERY_CANCELED raised.
+ */
+extern PGresult *rctl_pg_exec(PGconn *conn, long timeout_ms, const char *sql,
+							  int nparams, const char *const *params);
+
+/* First column of the first row as a palloc'd string; NULL if there is no row or it is NULL. */
+extern char *rctl_pg_value(PGconn *conn, long timeout_ms, const char *sql,
+						   int nparams, const char *const *params);
+
+/* Closes early; harmless with NULL. */
+extern void rctl_pg_close(PGconn *conn);
+
+/* The message with every password='...' or URI password removed; palloc'd. */
+extern char *rctl_redact(const char *message);
+
+#endif							/* REPLICA_CTL_NET_PGCONN_H */

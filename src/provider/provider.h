@@ -1,0 +1,234 @@
+/*-------------------------------------------------------------------------
+ *
+ * provider.h
+ *	  What a provider is, and what the engine gives to its steps.
+ *
+ * A provider knows one place where replicas run.  It is a constant struct
+ * with its options, its steps and a few functions; adding one means to write
+ * one file in this directory and one row in provider.c.
+ *
+ * A step is the unit that is made durable.  The engine commits "step S,
+ * attempt n started", calls run() with no transaction open, and commits the
+ * outcome together with the operation's state and the replica's facts.  A
+ * crash leaves a start without an outcome, so that every step
+ *
+ *	  - is idempotent: it begins by observing what already exists;
+ *	  - raises an error (ereport) when it fails, with SQLSTATE, detail, hint;
+ *	    connection, resource and object-in-use errors are retried with
+ *	    back-off (rctl_error_is_transient), all others end the attempt;
+ *	  - calls rctl_op_cleanup_add() before it creates anything outside the
+ *	    database, so that the operation can be undone;
+ *	  - waits by rctl_wait() or what is built on it (process.h, pgconn.h);
+ *	    a cancel, a shutdown or a missed progress deadline is raised there;
+ *	  - may read this database by a short transaction of its own
+ *	    (rctl_op_begin / rctl_op_commit), never across a wait.
+ *
+ * Memory: CurrentMemoryContext in a step is op->step_context, reset after the
+ * step with everything that belongs to it (connections, child processes).
+ * What must live longer goes into the maps, which are durable.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REPLICA_CTL_PROVIDER_PROVIDER_H
+#define REPLICA_CTL_PROVIDER_PROVIDER_H
+
+#include "libpq-fe.h"
+#include "access/xlogdefs.h"
+#include "utils/timestamp.h"
+
+#include "net/map.h"
+
+typedef struct RctlProvider RctlProvider;
+typedef struct RctlOp RctlOp;
+
+typedef enum RctlOpKind
+{
+	RCTL_OP_CREATE,
+	RCTL_OP_ATTACH,
+	RCTL_OP_DETACH,
+	RCTL_OP_DROP,
+	RCTL_OP_REPAIR,
+	RCTL_OP_PROMOTE,
+	RCTL_OP_SWITCHOVER,
+	RCTL_OP_DRILL,
+} RctlOpKind;
+#define RCTL_OP_KINDS (RCTL_OP_DRILL + 1)
+
+/* A row of replica_ctl.replica, as a step sees it. */
+typedef struct RctlReplica
+{
+	int64		id;
+	char	   *name;
+	char	   *server;			/* name of the foreign server */
+	Oid			serverid;
+	const RctlProvider *provider;
+	char	   *state;
+	RctlMap    *options;		/* what the user asked for; read only */
+
+	/*
+	 * What became of it: data_directory, port, ...  Written by steps, durable
+	 * with the step's outcome or by rctl_op_save().  Never holds a secret.
+	 * Keys that the core reads, for every provider: "slot" (the slot's name),
+	 * "host" and "port" (the endpoint), "upstream" (name of the replica that
+	 * it follows, absent: the source), "application_name" (in
+	 * pg_stat_replication of its upstream).
+	 */
+	RctlMap    *facts;
+} RctlReplica;
+
+/* A row of replica_ctl.cleanup: something outside the database, to be removed. */
+typedef struct RctlCleanup
+{
+	int64		id;
+	char	   *type;			/* 'slot', 'directory', 'server', 'fence', ...: the provider's words */
+	RctlMap    *object;			/* what it takes to remove it */
+} RctlCleanup;
+
+struct RctlOp
+{
+	int64		id;
+	RctlOpKind	kind;
+	char	   *requested_by;	/* role name */
+	Oid			requested_by_id;
+	RctlReplica *replica;
+	RctlMap    *arguments;		/* of the call: mode, timeout, force, ...; read only */
+	RctlMap    *state;			/* durable scratch of this operation; dies with it */
+	RctlMap    *server_options; /* of the foreign server; read only */
+
+	char	   *step;			/* name of the running step */
+	int			attempt;		/* of this step, from 1 */
+	TimestampTz requested_at;
+	MemoryContext context;		/* lives as long as this process works on the operation */
+	MemoryContext step_context; /* reset after every step */
+};
+
+typedef struct RctlStep
+{
+	const char *name;			/* stored in rows: never renamed, never reused for another meaning */
+	void		(*run) (RctlOp *op);
+	const char *title;			/* what it does, for replica_explain: "copy the data directory" */
+
+	/*
+	 * From the start of this step there is no way back: no undo, no cancel,
+	 * only retries, and needs_attention when they are used up.
+	 */
+	bool		point_of_no_return;
+} RctlStep;
+
+typedef enum RctlOptionType
+{
+	RCTL_OPTION_TEXT,
+	RCTL_OPTION_BOOL,
+	RCTL_OPTION_INTEGER,		/* min and max apply */
+	RCTL_OPTION_INTERVAL,		/* not negative */
+	RCTL_OPTION_CHOICE,			/* one of choices, NULL-terminated */
+	RCTL_OPTION_OBJECT,			/* a jsonb object */
+	RCTL_OPTION_PATH,			/* an absolute path without control characters */
+} RctlOptionType;
+
+/* An option of a server, a user mapping or a call; arrays end with a NULL name. */
+typedef struct RctlOptionDef
+{
+	const char *name;
+	RctlOptionType type;
+	const char *help;			/* one line: meaning, unit, default */
+	int64		min;
+	int64		max;
+	const char *const *choices;
+} RctlOptionDef;
+
+struct RctlProvider
+{
+	const char *name;			/* 'local' */
+	const char *wrapper;		/* 'replica_local' */
+	bool		runs_programs;	/* callers need pg_execute_server_program */
+
+	const RctlOptionDef *server_options;
+	const RctlOptionDef *mapping_options;
+	const RctlOptionDef *create_options;
+	const RctlOptionDef *attach_options;
+
+	/*
+	 * Further checks of the options of a create or attach (types and names
+	 * are checked already), in the caller's transaction: no I/O that can
+	 * block.  Raises errors.  May be NULL.
+	 */
+	void		(*check_options) (RctlOpKind kind, const char *replica,
+								  const RctlMap *server_options, const RctlMap *options);
+
+	/* Steps by kind, each array ended by a NULL name; NULL where the provider cannot. */
+	const RctlStep *create;
+	const RctlStep *attach;
+	const RctlStep *drop;
+	const RctlStep *repair;
+
+	/* Removes one recorded object; that it is gone already is success. Raises errors. */
+	void		(*cleanup) (RctlOp *op, const RctlCleanup *record);
+
+	/*
+	 * A connection to the replica for SQL, with rights to promote it, made in
+	 * CurrentMemoryContext.  Raises an error if it cannot be had.
+	 */
+	PGconn	   *(*connect) (RctlOp *op, RctlReplica *replica, long timeout_ms);
+};
+
+/* provider.c: the registry */
+extern const RctlProvider *rctl_provider_by_wrapper(const char *wrapper);	/* NULL if it is none of ours */
+extern const RctlProvider *const *rctl_providers(void); /* NULL-terminated */
+
+/*
+ * Checks names, types and ranges.  Raises ERRCODE_FDW_INVALID_OPTION_NAME or
+ * ERRCODE_INVALID_PARAMETER_VALUE; the hint lists the valid names.  "what" is
+ * "server", "user mapping" or "replica_create".
+ */
+extern void rctl_options_check(const RctlOptionDef *defs, const RctlMap *options, const char *what);
+
+/* ---- Services of the engine, for steps (implemented in core/) ---- */
+
+/* A short transaction with the registry's owner and a safe search_path; SPI is connected. */
+extern void rctl_op_begin(RctlOp *op);
+extern void rctl_op_commit(RctlOp *op);
+
+/* Makes op->state and op->replica->facts durable now. */
+extern void rctl_op_save(RctlOp *op);
+
+/*
+ * Commits a record of something that is about to be created (with op->state
+ * and facts).  Recording the same type and object twice is harmless.
+ * Undo handles the records of an operation in reverse order.
+ * always: handled at the end of a successful operation as well (temporary
+ * objects); else a success forgets it.
+ */
+extern void rctl_op_cleanup_add(RctlOp *op, const char *type, const RctlMap *object, bool always);
+
+/* Handles the latest matching record now, and forgets it. */
+extern void rctl_op_cleanup_run(RctlOp *op, const char *type);
+
+/*
+ * Says how far the running step is; shown by replica_operations within a
+ * second.  Any change of phase or bytes pushes the no-progress deadline out.
+ * bytes_total 0: not known.  phase: "waiting for checkpoint", "copying", ...
+ */
+extern void rctl_op_progress(RctlOp *op, const char *phase, uint64 bytes_done, uint64 bytes_total);
+
+/* Pushes the no-progress deadline out when there is nothing to show. */
+extern void rctl_op_alive(RctlOp *op);
+
+/* Writes an event (and sends it by NOTIFY), in a transaction of its own. */
+extern void rctl_op_event(RctlOp *op, const char *severity, const char *kind,
+						  const RctlMap *detail, const char *format,...) pg_attribute_printf(5, 6);
+
+/*
+ * The value of a user-mapping option for the operation's requester (or the
+ * PUBLIC mapping); NULL if there is none.  palloc'd in CurrentMemoryContext;
+ * never store or log it.
+ */
+extern char *rctl_op_secret(RctlOp *op, const char *option);
+
+/* Another replica of this registry, palloc'd in CurrentMemoryContext; NULL if there is none. */
+extern RctlReplica *rctl_op_replica(RctlOp *op, const char *name);
+
+/* Whether an error of this SQLSTATE is worth another attempt. */
+extern bool rctl_error_is_transient(int sqlerrcode);
+
+#endif							/* REPLICA_CTL_PROVIDER_PROVIDER_H */

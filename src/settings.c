@@ -1,0 +1,65 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.c
+ *	  Every setting of this extension (prefix replica_ctl.), alphabetical.
+ *
+ * The documentation of each is docs/settings.md, in the same order.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "settings.h"
+
+char	   *rctl_database = NULL;
+char	   *rctl_local_directory = NULL;
+int			rctl_max_operations = 4;
+int			rctl_progress_timeout = 300000;
+int			rctl_step_retries = 5;
+
+/* "" (the default directory) or an absolute path. */
+static bool
+check_local_directory(char **newval, void **extra, GucSource source)
+{
+	if (**newval != '\0' && !is_absolute_path(*newval))
+	{
+		GUC_check_errdetail("\"%s\" is not an absolute path.", *newval);
+		return false;
+	}
+	return true;
+}
+
+void
+rctl_settings_define(void)
+{
+	DefineCustomStringVariable("replica_ctl.database",
+							   "Database in which the extension is created and its workers run.",
+							   NULL, &rctl_database, "postgres",
+							   PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("replica_ctl.local_directory",
+							   "Directory under which local replicas are made.",
+							   "Empty means the data directory's path with \"_replicas\" appended.",
+							   &rctl_local_directory, "",
+							   PGC_SIGHUP, 0, check_local_directory, NULL, NULL);
+	DefineCustomIntVariable("replica_ctl.max_operations",
+							"Operations that are worked on at the same time.",
+							"Each takes one of max_worker_processes.",
+							&rctl_max_operations, 4, 1, 64,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("replica_ctl.progress_timeout",
+							"Time without any progress after which a step fails.",
+							"A step that makes progress may take as long as it needs. 0 turns this off.",
+							&rctl_progress_timeout, 300000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("replica_ctl.step_retries",
+							"Further attempts at a step after an error that may pass.",
+							NULL, &rctl_step_retries, 5, 0, 100,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	MarkGUCPrefixReserved("replica_ctl");
+}

@@ -1,0 +1,20 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.h
+ *	  Every setting of this extension (prefix replica_ctl.), alphabetical.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REPLICA_CTL_SETTINGS_H
+#define REPLICA_CTL_SETTINGS_H
+
+extern char *rctl_database;		/* control database; never NULL */
+extern char *rctl_local_directory;	/* "" = <data_directory>_replicas */
+extern int	rctl_max_operations;
+extern int	rctl_progress_timeout;	/* ms, 0 = none */
+extern int	rctl_step_retries;	/* attempts after the first */
+
+/* Defines all settings and reserves the prefix.  Call from _PG_init only. */
+extern void rctl_settings_define(void);
+
+#endif							/* REPLICA_CTL_SETTINGS_H */
