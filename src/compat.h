@@ -15,4 +15,17 @@
 #error "replica_ctl needs PostgreSQL 15 or newer"
 #endif
 
+#include "utils/acl.h"
+
+/* Whether a role has USAGE on a foreign server. */
+static inline AclResult
+rctl_server_aclcheck(Oid server, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(ForeignServerRelationId, server, role, ACL_USAGE);
+#else
+	return pg_foreign_server_aclcheck(server, role, ACL_USAGE);
+#endif
+}
+
 #endif							/* REPLICA_CTL_COMPAT_H */

@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
+#include "core/fault.h"
 #include "settings.h"
 
 char	   *rctl_database = NULL;
@@ -60,6 +61,8 @@ rctl_settings_define(void)
 							"Further attempts at a step after an error that may pass.",
 							NULL, &rctl_step_retries, 5, 0, 100,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	rctl_fault_define();
 
 	MarkGUCPrefixReserved("replica_ctl");
 }

@@ -1,0 +1,284 @@
+-- The whole current schema of replica_ctl, readable from top to bottom:
+-- registry, wrappers, functions, views, grants.
+--
+-- Tables live in schema replica_ctl; what users call lives in the schema that
+-- was chosen at CREATE EXTENSION (@extschema@).  Table rows do not travel
+-- with pg_dump: a restored dump is another server, and the replicas are not
+-- its own.
+
+\echo Use "CREATE EXTENSION replica_ctl" to load this file. \quit
+
+CREATE SCHEMA replica_ctl;
+COMMENT ON SCHEMA replica_ctl IS 'registry of replicas, operations and events';
+REVOKE ALL ON SCHEMA replica_ctl FROM PUBLIC;
+
+----------------------------------------------------------------------------
+-- Registry
+----------------------------------------------------------------------------
+
+CREATE TABLE replica_ctl.replica (
+	replica_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name name NOT NULL UNIQUE,
+	server name NOT NULL,
+	state text NOT NULL CHECK (state IN ('creating', 'streaming', 'promoting', 'promoted', 'dropping', 'failed')),
+	since timestamptz NOT NULL DEFAULT now(),
+	options jsonb NOT NULL,
+	facts jsonb NOT NULL DEFAULT '{}',
+	message text,
+	created_by name NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT now(),
+	system_identifier text NOT NULL,
+	timeline_id integer NOT NULL,
+	home text NOT NULL
+);
+COMMENT ON TABLE replica_ctl.replica IS 'replicas that this server owns';
+COMMENT ON COLUMN replica_ctl.replica.state IS 'the last settled state; replica_status shows what is true now';
+COMMENT ON COLUMN replica_ctl.replica.facts IS 'what the provider decided and made: directory, port, slot';
+COMMENT ON COLUMN replica_ctl.replica.home IS 'fingerprint of the machine and data directory that own the row';
+
+CREATE TABLE replica_ctl.operation (
+	operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	replica_id bigint NOT NULL,
+	replica name NOT NULL,
+	kind text NOT NULL,
+	state text NOT NULL DEFAULT 'queued'
+		CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled', 'needs_attention')),
+	arguments jsonb NOT NULL DEFAULT '{}',
+	scratch jsonb NOT NULL DEFAULT '{}',
+	step text,
+	step_number integer NOT NULL DEFAULT 0,
+	steps integer NOT NULL DEFAULT 0,
+	attempt integer NOT NULL DEFAULT 0,
+	attempts integer NOT NULL DEFAULT 0,
+	progress real NOT NULL DEFAULT 0,
+	bytes_done bigint,
+	bytes_total bigint,
+	undoing boolean NOT NULL DEFAULT false,
+	no_return boolean NOT NULL DEFAULT false,
+	cancel_requested boolean NOT NULL DEFAULT false,
+	not_before timestamptz NOT NULL DEFAULT '-infinity',
+	previous_state text,
+	requested_by name NOT NULL,
+	requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	started_at timestamptz,
+	finished_at timestamptz,
+	sqlstate text,
+	message text,
+	detail text,
+	hint text,
+	system_identifier text NOT NULL,
+	timeline_id integer NOT NULL,
+	home text NOT NULL
+);
+CREATE UNIQUE INDEX operation_one_per_replica ON replica_ctl.operation (replica_id)
+	WHERE state IN ('queued', 'running');
+CREATE INDEX operation_due ON replica_ctl.operation (not_before, operation_id)
+	WHERE state IN ('queued', 'running');
+CREATE INDEX operation_by_replica ON replica_ctl.operation (replica, operation_id);
+COMMENT ON TABLE replica_ctl.operation IS 'one asked-for change each, worked on step by step';
+COMMENT ON COLUMN replica_ctl.operation.scratch IS 'what its steps remember; no secrets';
+COMMENT ON COLUMN replica_ctl.operation.no_return IS 'a step without a way back has started';
+COMMENT ON COLUMN replica_ctl.operation.previous_state IS 'state of the replica before, restored by an undo';
+
+CREATE TABLE replica_ctl.operation_step (
+	operation_id bigint NOT NULL REFERENCES replica_ctl.operation ON DELETE CASCADE,
+	step text NOT NULL,
+	attempt integer NOT NULL,
+	started_at timestamptz NOT NULL,
+	ended_at timestamptz,
+	outcome text CHECK (outcome IN ('done', 'failed')),
+	PRIMARY KEY (operation_id, step, attempt)
+);
+COMMENT ON TABLE replica_ctl.operation_step IS 'attempts at steps; a start without an outcome was interrupted';
+
+CREATE TABLE replica_ctl.cleanup (
+	cleanup_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	operation_id bigint NOT NULL REFERENCES replica_ctl.operation ON DELETE CASCADE,
+	type text NOT NULL,
+	object jsonb NOT NULL,
+	always boolean NOT NULL,
+	UNIQUE (operation_id, type, object)
+);
+COMMENT ON TABLE replica_ctl.cleanup IS 'what an operation is about to make outside the database, recorded first';
+
+CREATE TABLE replica_ctl.event (
+	event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	replica name,
+	operation_id bigint,
+	severity text NOT NULL CHECK (severity IN ('info', 'warning', 'error')),
+	kind text NOT NULL,
+	message text NOT NULL,
+	detail jsonb NOT NULL DEFAULT '{}',
+	actor name NOT NULL
+);
+CREATE INDEX event_at ON replica_ctl.event (at);
+COMMENT ON TABLE replica_ctl.event IS 'what happened, in order; sent by NOTIFY replica_ctl as well';
+
+----------------------------------------------------------------------------
+-- Wrappers and servers
+----------------------------------------------------------------------------
+
+CREATE FUNCTION replica_ctl.validate_local(text[], oid) RETURNS void
+	AS 'MODULE_PATHNAME', 'rctl_validate_local' LANGUAGE C STRICT;
+COMMENT ON FUNCTION replica_ctl.validate_local(text[], oid) IS 'checks the options of replica_local servers and user mappings';
+
+CREATE FOREIGN DATA WRAPPER replica_local VALIDATOR replica_ctl.validate_local;
+COMMENT ON FOREIGN DATA WRAPPER replica_local IS 'replicas in directories on this host';
+
+CREATE SERVER local FOREIGN DATA WRAPPER replica_local;
+COMMENT ON SERVER local IS 'this host';
+
+----------------------------------------------------------------------------
+-- Functions
+----------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.replica_create(replica name, server name DEFAULT 'local', options jsonb DEFAULT '{}')
+	RETURNS bigint AS 'MODULE_PATHNAME', 'rctl_sql_create' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_create(name, name, jsonb) IS 'makes a replica and brings it to streaming; returns the operation';
+
+CREATE FUNCTION @extschema@.replica_attach(replica name, server name DEFAULT 'local', options jsonb DEFAULT '{}')
+	RETURNS bigint AS 'MODULE_PATHNAME', 'rctl_sql_attach' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_attach(name, name, jsonb) IS 'takes over an existing standby; returns the operation';
+
+CREATE FUNCTION @extschema@.replica_detach(replica name)
+	RETURNS bigint AS 'MODULE_PATHNAME', 'rctl_sql_detach' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_detach(name) IS 'forgets a replica and drops its slot, leaving the standby alone; returns the operation';
+
+CREATE FUNCTION @extschema@.replica_drop(replica name, force boolean DEFAULT false)
+	RETURNS bigint AS 'MODULE_PATHNAME', 'rctl_sql_drop' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_drop(name, boolean) IS 'stops and deletes a replica, its slot and its row; returns the operation';
+
+CREATE FUNCTION @extschema@.replica_repair(replica name)
+	RETURNS bigint AS 'MODULE_PATHNAME', 'rctl_sql_repair' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_repair(name) IS 'brings a lost or broken replica back; returns the operation';
+
+CREATE FUNCTION @extschema@.replica_promote(replica name, mode text DEFAULT 'planned',
+	timeout interval DEFAULT '60s', drain interval DEFAULT '1s', source_after text DEFAULT 'read_only')
+	RETURNS bigint AS 'MODULE_PATHNAME', 'rctl_sql_promote' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_promote(name, text, interval, interval, text) IS 'makes a replica a primary of its own, planned (nothing is lost) or forced; returns the operation';
+
+CREATE FUNCTION @extschema@.replica_wait(replica name, timeout interval DEFAULT '1 hour')
+	RETURNS text AS 'MODULE_PATHNAME', 'rctl_sql_wait' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_wait(name, interval) IS 'waits for the latest operation of a replica; returns its final state or raises its error';
+
+CREATE FUNCTION @extschema@.replica_operation_wait(operation bigint, timeout interval DEFAULT '1 hour')
+	RETURNS text AS 'MODULE_PATHNAME', 'rctl_sql_operation_wait' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_operation_wait(bigint, interval) IS 'waits for an operation; returns its final state or raises its error';
+
+CREATE FUNCTION @extschema@.replica_cancel(operation bigint)
+	RETURNS boolean AS 'MODULE_PATHNAME', 'rctl_sql_cancel' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_cancel(bigint) IS 'asks an operation to stop and undo; false if it had ended';
+
+CREATE FUNCTION @extschema@.replica_claim()
+	RETURNS bigint AS 'MODULE_PATHNAME', 'rctl_sql_claim' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_claim() IS 'says that this server owns the registry''s replicas, after its data directory was moved or restored; returns how many rows changed hands';
+
+-- For the views, and for whoever wants to know how the engine works.
+
+CREATE FUNCTION replica_ctl.board(OUT operation bigint, OUT pid integer, OUT phase text,
+	OUT bytes_done bigint, OUT bytes_total bigint, OUT bytes_per_second double precision,
+	OUT progress double precision)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_board' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION replica_ctl.board() IS 'operations that a worker runs now, from shared memory';
+
+CREATE FUNCTION replica_ctl.operation_edges(OUT from_state text, OUT event text, OUT to_state text)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_operation_edges' LANGUAGE C STRICT IMMUTABLE;
+COMMENT ON FUNCTION replica_ctl.operation_edges() IS 'the state machine of operations, as the engine follows it';
+
+CREATE FUNCTION replica_ctl.steps(OUT provider text, OUT kind text, OUT step_number integer, OUT step text,
+	OUT title text, OUT point_of_no_return boolean)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_steps' LANGUAGE C STRICT IMMUTABLE;
+COMMENT ON FUNCTION replica_ctl.steps() IS 'the steps of every kind of operation, by provider';
+
+----------------------------------------------------------------------------
+-- Views
+----------------------------------------------------------------------------
+
+CREATE VIEW @extschema@.replica_lag AS
+	SELECT r.name AS replica, s.application_name, s.client_addr,
+		coalesce(s.state, 'disconnected') AS state, s.sync_state,
+		s.pid IS NOT NULL AS connected,
+		s.sent_lsn, s.write_lsn, s.flush_lsn, s.replay_lsn,
+		pg_wal_lsn_diff(w.lsn, s.sent_lsn)::bigint AS sent_lag_bytes,
+		pg_wal_lsn_diff(w.lsn, s.write_lsn)::bigint AS write_lag_bytes,
+		CASE WHEN s.write_lsn >= w.lsn THEN interval '0' ELSE s.write_lag END AS write_lag,
+		pg_wal_lsn_diff(w.lsn, s.flush_lsn)::bigint AS flush_lag_bytes,
+		CASE WHEN s.flush_lsn >= w.lsn THEN interval '0' ELSE s.flush_lag END AS flush_lag,
+		pg_wal_lsn_diff(w.lsn, s.replay_lsn)::bigint AS replay_lag_bytes,
+		CASE WHEN s.replay_lsn >= w.lsn THEN interval '0' ELSE s.replay_lag END AS replay_lag
+	FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) w,
+		(SELECT * FROM pg_catalog.pg_stat_replication WHERE state IN ('startup', 'catchup', 'streaming')) s
+		FULL JOIN (SELECT * FROM replica_ctl.replica WHERE state = 'streaming') r
+			ON s.application_name = r.facts->>'application_name';
+COMMENT ON VIEW @extschema@.replica_lag IS 'standbys, ours or not, connected or not, and how far behind they are';
+
+CREATE VIEW @extschema@.replica_status AS
+	SELECT r.name AS replica, r.server, regexp_replace(w.fdwname, '^replica_', '') AS provider,
+		CASE
+			WHEN r.state <> 'streaming' THEN r.state
+			WHEN s.state = 'streaming' THEN 'streaming'
+			WHEN s.state IS NOT NULL THEN 'catching_up'
+			ELSE 'disconnected'
+		END AS state,
+		(r.facts->>'host') || ':' || (r.facts->>'port') AS endpoint,
+		s.pid IS NOT NULL AS connected,
+		r.timeline_id AS timeline,
+		pg_wal_lsn_diff(l.lsn, s.replay_lsn)::bigint AS lag_bytes,
+		CASE WHEN s.replay_lsn >= l.lsn THEN interval '0' ELSE s.replay_lag END AS lag,
+		p.slot_name AS slot,
+		pg_wal_lsn_diff(l.lsn, p.restart_lsn)::bigint AS slot_wal_bytes,
+		o.operation_id AS operation, o.step, r.since,
+		coalesce(o.message, r.message) AS message
+	FROM replica_ctl.replica r
+		CROSS JOIN (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) l
+		LEFT JOIN pg_catalog.pg_foreign_server f ON f.srvname = r.server
+		LEFT JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = f.srvfdw
+		LEFT JOIN pg_catalog.pg_replication_slots p ON p.slot_name = r.facts->>'slot'
+		LEFT JOIN pg_catalog.pg_stat_replication s ON s.application_name = r.facts->>'application_name'
+			AND s.state IN ('startup', 'catchup', 'streaming')
+		LEFT JOIN replica_ctl.operation o ON o.replica_id = r.replica_id AND o.state IN ('queued', 'running');
+COMMENT ON VIEW @extschema@.replica_status IS 'one row a replica: what it is and how it is';
+
+CREATE VIEW @extschema@.replica_operations AS
+	SELECT o.operation_id AS operation, o.replica, o.kind, o.state, o.step, o.step_number, o.steps,
+		b.phase,
+		CASE o.state WHEN 'succeeded' THEN 1 ELSE coalesce(b.progress, o.progress) END::double precision AS progress,
+		coalesce(b.bytes_done, o.bytes_done) AS bytes_done,
+		coalesce(b.bytes_total, o.bytes_total) AS bytes_total,
+		b.bytes_per_second,
+		CASE WHEN b.bytes_per_second > 0 AND b.bytes_total >= b.bytes_done
+			THEN make_interval(secs => (b.bytes_total - b.bytes_done) / b.bytes_per_second) END AS eta,
+		o.attempts, o.requested_by, o.requested_at, o.started_at, o.finished_at,
+		o.sqlstate, o.message, o.detail, o.hint
+	FROM replica_ctl.operation o LEFT JOIN replica_ctl.board() b ON b.operation = o.operation_id;
+COMMENT ON VIEW @extschema@.replica_operations IS 'operations, with live progress of those that run';
+
+CREATE VIEW @extschema@.replica_events AS
+	SELECT event_id AS event, at, replica, operation_id AS operation, severity, kind, message, detail, actor
+	FROM replica_ctl.event;
+COMMENT ON VIEW @extschema@.replica_events IS 'what happened, in order';
+
+----------------------------------------------------------------------------
+-- Grants: nothing to PUBLIC, the views to pg_monitor
+----------------------------------------------------------------------------
+
+REVOKE ALL ON ALL TABLES IN SCHEMA replica_ctl FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA replica_ctl FROM PUBLIC;
+REVOKE ALL ON FUNCTION
+	@extschema@.replica_create(name, name, jsonb),
+	@extschema@.replica_attach(name, name, jsonb),
+	@extschema@.replica_detach(name),
+	@extschema@.replica_drop(name, boolean),
+	@extschema@.replica_repair(name),
+	@extschema@.replica_promote(name, text, interval, interval, text),
+	@extschema@.replica_wait(name, interval),
+	@extschema@.replica_operation_wait(bigint, interval),
+	@extschema@.replica_cancel(bigint),
+	@extschema@.replica_claim()
+	FROM PUBLIC;
+
+GRANT USAGE ON SCHEMA replica_ctl TO pg_monitor;
+GRANT EXECUTE ON FUNCTION replica_ctl.board(), replica_ctl.operation_edges(), replica_ctl.steps() TO pg_monitor;
+GRANT SELECT ON @extschema@.replica_lag, @extschema@.replica_status,
+	@extschema@.replica_operations, @extschema@.replica_events TO pg_monitor;

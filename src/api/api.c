@@ -1,0 +1,103 @@
+/*-------------------------------------------------------------------------
+ *
+ * api.c
+ *	  What the SQL-callable functions have in common.
+ *
+ * A queued operation is a row of the caller's transaction: ROLLBACK means it
+ * never happened, COMMIT wakes the launcher.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "commands/dbcommands.h"
+#include "miscadmin.h"
+#include "nodes/pg_list.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "api/api.h"
+#include "core/board.h"
+#include "settings.h"
+
+static List *queued = NIL;		/* of int64 *, in TopTransactionContext */
+static bool callback_registered = false;
+
+void
+rctl_api_require_primary(void)
+{
+	if (!rctl_board_exists())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("replica_ctl must be loaded via shared_preload_libraries"),
+				 errhint("Run ALTER SYSTEM SET shared_preload_libraries = %s and restart the server.",
+						 quote_literal_cstr("replica_ctl"))));
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("this server is a standby"),
+				 errhint("Call the function on the primary that this server follows.")));
+	if (MyDatabaseId != get_database_oid(rctl_database, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("replica_ctl works in database \"%s\", not in this one", rctl_database),
+				 errhint("Connect to that database, or run ALTER SYSTEM SET replica_ctl.database = %s and restart the server.",
+						 quote_literal_cstr(get_database_name(MyDatabaseId)))));
+}
+
+static void
+transaction_ended(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			if (queued != NIL)
+			{
+				rctl_board_wake_launcher();
+				rctl_board_changed();
+			}
+			queued = NIL;
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			queued = NIL;
+			break;
+		default:
+			break;
+	}
+}
+
+void
+rctl_api_queued(int64 operation)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	int64	   *id = palloc(sizeof(int64));
+
+	if (!callback_registered)
+		RegisterXactCallback(transaction_ended, NULL);
+	callback_registered = true;
+	*id = operation;
+	queued = lappend(queued, id);
+	MemoryContextSwitchTo(old);
+
+	/* The row must become visible even if a synchronous standby is dead: its removal may be what is asked for. */
+	if (synchronous_commit > SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
+		(void) set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
+}
+
+bool
+rctl_api_queued_here(int64 operation)
+{
+	ListCell   *lc;
+
+	foreach(lc, queued)
+	{
+		if (*(int64 *) lfirst(lc) == operation)
+			return true;
+	}
+	return false;
+}

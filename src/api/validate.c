@@ -1,0 +1,51 @@
+/*-------------------------------------------------------------------------
+ *
+ * validate.c
+ *	  Option validators of the foreign-data wrappers.
+ *
+ * A validator is told the catalog, not the wrapper, so that each wrapper has
+ * a function of its own.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/reloptions.h"
+#include "catalog/pg_foreign_data_wrapper.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_user_mapping.h"
+#include "fmgr.h"
+
+#include "provider/provider.h"
+
+static const RctlOptionDef no_options[] = {{NULL}};
+
+static void
+validate(const char *wrapper, Datum options, Oid catalog)
+{
+	const RctlProvider *provider = rctl_provider_by_wrapper(wrapper);
+	RctlMap    *map = rctl_map_from_options(untransformRelOptions(options));
+
+	if (provider == NULL)
+		elog(ERROR, "wrapper \"%s\" has no provider", wrapper);
+	if (catalog == ForeignServerRelationId)
+		rctl_options_check(provider->server_options, map, "server");
+	else if (catalog == UserMappingRelationId)
+		rctl_options_check(provider->mapping_options, map, "user mapping");
+	else
+		rctl_options_check(no_options, map, "foreign-data wrapper or table");
+}
+
+#define VALIDATOR(provider) \
+PG_FUNCTION_INFO_V1(rctl_validate_##provider); \
+Datum \
+rctl_validate_##provider(PG_FUNCTION_ARGS) \
+{ \
+	validate("replica_" #provider, PG_GETARG_DATUM(0), PG_GETARG_OID(1)); \
+	PG_RETURN_VOID(); \
+}
+
+VALIDATOR(local)
+#ifdef RCTL_TEST
+VALIDATOR(mock)
+#endif

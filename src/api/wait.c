@@ -1,0 +1,146 @@
+/*-------------------------------------------------------------------------
+ *
+ * wait.c
+ *	  SQL functions that wait for an operation to end.
+ *
+ * The waiting session sleeps on the board's condition variable and looks at
+ * the operation's row with a fresh snapshot whenever something has changed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/elog.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "api/api.h"
+#include "core/board.h"
+#include "core/store.h"
+
+PG_FUNCTION_INFO_V1(rctl_sql_wait);
+PG_FUNCTION_INFO_V1(rctl_sql_operation_wait);
+
+/* Changes are announced; this is only a net under it, and the grain of the time-out. */
+#define LOOK_AGAIN_MS 1000
+
+static void
+require_not_queued_here(int64 operation)
+{
+	if (rctl_api_queued_here(operation))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("operation " INT64_FORMAT " starts when this transaction commits", operation),
+				 errhint("Wait for it in a transaction of its own: SELECT replica_operation_wait(" INT64_FORMAT ").",
+						 operation)));
+}
+
+/* Looks with a snapshot of now, whatever the isolation level. */
+static bool
+look(int64 operation, RctlOutcome *outcome)
+{
+	RctlStoreScope scope;
+	bool		known;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	rctl_store_enter(&scope);
+	known = rctl_store_outcome(operation, outcome);
+	rctl_store_leave(&scope);
+	PopActiveSnapshot();
+	return known;
+}
+
+/* Raises the stored error of an operation, as it was. */
+static void
+raise_outcome(int64 operation, const RctlOutcome *outcome)
+{
+	const RctlError *error = &outcome->error;
+	const char *code = error->sqlstate;
+
+	ereport(ERROR,
+			(errcode(code && strlen(code) == 5 ? MAKE_SQLSTATE(code[0], code[1], code[2], code[3], code[4]) :
+					 ERRCODE_INTERNAL_ERROR),
+			 errmsg("%s of replica \"%s\" %s: %s", rctl_op_kind_name(outcome->kind), outcome->replica,
+					outcome->state == RCTL_STATE_FAILED ? "failed" : "needs attention",
+					error->message ? error->message : "no reason was recorded"),
+			 error->detail ? errdetail("%s", error->detail) : 0,
+			 error->hint ? errhint("%s", error->hint) : 0));
+}
+
+static text *
+wait_for(int64 operation, Interval *timeout)
+{
+	TimestampTz until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+																TimestampTzGetDatum(GetCurrentTimestamp()),
+																IntervalPGetDatum(timeout)));
+	RctlOutcome outcome;
+
+	rctl_board_wait_prepare();
+	for (;;)
+	{
+		long		left;
+
+		if (!look(operation, &outcome))
+		{
+			rctl_board_wait_done();
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("operation " INT64_FORMAT " does not exist", operation),
+					 errhint("SELECT * FROM replica_operations lists the operations.")));
+		}
+		if (outcome.state != RCTL_STATE_QUEUED && outcome.state != RCTL_STATE_RUNNING)
+			break;
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		if (left <= 0)
+		{
+			rctl_board_wait_done();
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("operation " INT64_FORMAT " (%s of replica \"%s\") has not ended in time",
+							operation, rctl_op_kind_name(outcome.kind), outcome.replica),
+					 errdetail("It goes on."),
+					 errhint("Wait again, or stop it with SELECT replica_cancel(" INT64_FORMAT ").", operation)));
+		}
+		rctl_board_wait_sleep(Min(left, LOOK_AGAIN_MS));
+		CHECK_FOR_INTERRUPTS();
+	}
+	rctl_board_wait_done();
+
+	if (outcome.state == RCTL_STATE_FAILED || outcome.state == RCTL_STATE_NEEDS_ATTENTION)
+		raise_outcome(operation, &outcome);
+	return cstring_to_text(rctl_op_state_name(outcome.state));
+}
+
+Datum
+rctl_sql_wait(PG_FUNCTION_ARGS)
+{
+	char	   *name = NameStr(*PG_GETARG_NAME(0));
+	RctlStoreScope scope;
+	int64		operation;
+
+	rctl_api_require_primary();
+	rctl_store_enter(&scope);
+	operation = rctl_store_latest(name);
+	rctl_store_leave(&scope);
+	if (operation == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("replica \"%s\" has no operation", name),
+				 errhint("SELECT replica FROM replica_status lists the replicas.")));
+	require_not_queued_here(operation);
+	PG_RETURN_TEXT_P(wait_for(operation, PG_GETARG_INTERVAL_P(1)));
+}
+
+Datum
+rctl_sql_operation_wait(PG_FUNCTION_ARGS)
+{
+	int64		operation = PG_GETARG_INT64(0);
+
+	rctl_api_require_primary();
+	require_not_queued_here(operation);
+	PG_RETURN_TEXT_P(wait_for(operation, PG_GETARG_INTERVAL_P(1)));
+}

@@ -1,0 +1,665 @@
+/*-------------------------------------------------------------------------
+ *
+ * engine.c
+ *	  Works on one operation until it ends or must wait.
+ *
+ * Forward: for each step, commit its start, run it with no transaction open,
+ * commit its outcome with the start of the next.  Backward (undo): handle the
+ * cleanup records, latest first, each by its provider, and forget each as it
+ * is done.  Both directions can be taken up again by another worker at any
+ * point: what is durable is the step's name, the attempt, the two maps and
+ * the records; nothing in this process is needed.
+ *
+ * An error in a step means, in this order: cancelled, retry, undo; and past
+ * the point of no return: retry, then a person must look.  An operation that
+ * was asked to cancel is never told from a failed one by its SQLSTATE, only by
+ * the request.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/reloptions.h"
+#include "access/xact.h"
+#include "catalog/pg_user_mapping.h"
+#include "common/pg_prng.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/lwlock.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "core/board.h"
+#include "core/engine.h"
+#include "core/fault.h"
+#include "core/plan.h"
+#include "core/store.h"
+#include "net/wait.h"
+#include "settings.h"
+
+#define RETRY_FIRST_MS 500
+#define RETRY_LAST_MS 60000
+
+/* What this worker's wait check looks at. */
+static RctlOpRow *current = NULL;
+static TimestampTz last_progress = 0;
+
+/* ---------------------------------------------------------------------
+ * Waiting: cancel and the no-progress deadline
+ * ---------------------------------------------------------------------
+ */
+
+static void
+check_wait(void)
+{
+	if (current == NULL)
+		return;
+	if (!current->undoing && !current->no_return &&
+		(current->cancel_requested || rctl_board_cancelled()))
+	{
+		current->cancel_requested = true;
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("the operation was cancelled")));
+	}
+	if (rctl_progress_timeout > 0 &&
+		TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(), rctl_progress_timeout))
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("step \"%s\" made no progress for %d ms",
+						current->op.step ? current->op.step : "undo", rctl_progress_timeout),
+				 errhint("replica_ctl.progress_timeout sets how long a step may stand still.")));
+}
+
+void
+rctl_op_alive(RctlOp *op)
+{
+	last_progress = GetCurrentTimestamp();
+}
+
+void
+rctl_op_progress(RctlOp *op, const char *phase, uint64 bytes_done, uint64 bytes_total)
+{
+	RctlBoardEntry before;
+
+	rctl_board_self(&before);
+	if (strcmp(before.phase, phase) != 0 ||
+		before.bytes_done != bytes_done || before.bytes_total != bytes_total)
+		rctl_op_alive(op);
+	rctl_board_progress(phase, bytes_done, bytes_total);
+}
+
+/* ---------------------------------------------------------------------
+ * Services to steps
+ * ---------------------------------------------------------------------
+ */
+
+void
+rctl_op_begin(RctlOp *op)
+{
+	rctl_store_begin();
+}
+
+void
+rctl_op_commit(RctlOp *op)
+{
+	rctl_store_commit();
+}
+
+void
+rctl_op_save(RctlOp *op)
+{
+	rctl_store_begin();
+	rctl_store_save(current);
+	rctl_store_commit();
+}
+
+void
+rctl_op_cleanup_add(RctlOp *op, const char *type, const RctlMap *object, bool always)
+{
+	rctl_store_begin();
+	rctl_store_save(current);
+	rctl_store_cleanup_add(current, type, object, always);
+	rctl_store_commit();
+}
+
+void
+rctl_op_event(RctlOp *op, const char *severity, const char *kind,
+			  const RctlMap *detail, const char *format,...)
+{
+	StringInfoData message;
+	int			needed;
+
+	initStringInfo(&message);
+	do
+	{
+		va_list		args;
+
+		va_start(args, format);
+		needed = appendStringInfoVA(&message, format, args);
+		va_end(args);
+		if (needed > 0)
+			enlargeStringInfo(&message, needed);
+	} while (needed > 0);
+
+	rctl_store_begin();
+	rctl_store_event(op->replica->name, op->id, severity, kind, message.data,
+					 detail ? rctl_map_to_json(detail) : NULL, op->requested_by);
+	rctl_store_commit();
+}
+
+RctlReplica *
+rctl_op_replica(RctlOp *op, const char *name)
+{
+	RctlReplica *replica;
+
+	rctl_store_begin();
+	replica = rctl_store_replica(name);
+	rctl_store_commit();
+	return replica;
+}
+
+char *
+rctl_op_secret(RctlOp *op, const char *option)
+{
+	Oid			users[] = {op->requested_by_id, InvalidOid};	/* InvalidOid: PUBLIC */
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *secret = NULL;
+
+	rctl_store_begin();
+	for (int i = 0; i < lengthof(users) && secret == NULL; i++)
+	{
+		HeapTuple	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(users[i]),
+											ObjectIdGetDatum(op->replica->serverid));
+		bool		isnull;
+		Datum		options;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		options = SysCacheGetAttr(USERMAPPINGUSERSERVER, tuple, Anum_pg_user_mapping_umoptions, &isnull);
+		if (!isnull)
+		{
+			const char *value = rctl_map_get(rctl_map_from_options(untransformRelOptions(options)), option);
+
+			if (value)
+				secret = MemoryContextStrdup(caller, value);
+		}
+		ReleaseSysCache(tuple);
+	}
+	rctl_store_commit();
+	return secret;
+}
+
+bool
+rctl_error_is_transient(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+			return true;
+		default:
+			break;
+	}
+	switch (sqlerrcode)
+	{
+		case ERRCODE_TOO_MANY_CONNECTIONS:
+		case ERRCODE_CANNOT_CONNECT_NOW:
+		case ERRCODE_ADMIN_SHUTDOWN:
+		case ERRCODE_CRASH_SHUTDOWN:
+		case ERRCODE_OBJECT_IN_USE:
+		case ERRCODE_LOCK_NOT_AVAILABLE:
+		case ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* ---------------------------------------------------------------------
+ * Errors
+ * ---------------------------------------------------------------------
+ */
+
+/* Takes the current error off the stack, with everything that hung on it. */
+static RctlError *
+catch_error(RctlOpRow *row, int *sqlerrcode)
+{
+	MemoryContext old = MemoryContextSwitchTo(row->op.context);
+	RctlError  *error = palloc0(sizeof(RctlError));
+	ErrorData  *edata = CopyErrorData();
+
+	FlushErrorState();
+	HOLD_INTERRUPTS();
+	LWLockReleaseAll();
+	pgstat_report_wait_end();
+	AbortOutOfAnyTransaction();
+	RESUME_INTERRUPTS();
+	MemoryContextSwitchTo(row->op.context);
+	MemoryContextReset(row->op.step_context);
+
+	*sqlerrcode = edata->sqlerrcode;
+	error->sqlstate = pstrdup(unpack_sql_state(edata->sqlerrcode));
+	error->message = edata->message;
+	error->detail = edata->detail;
+	error->hint = edata->hint;
+	MemoryContextSwitchTo(old);
+	return error;
+}
+
+/* Runs fn in the step's context.  NULL on success, else the error. */
+static RctlError *
+run_guarded(RctlOpRow *row, void (*fn) (RctlOpRow *row, const void *arg), const void *arg,
+			int *sqlerrcode)
+{
+	MemoryContext old = MemoryContextSwitchTo(row->op.step_context);
+	RctlError  *error = NULL;
+
+	last_progress = GetCurrentTimestamp();
+	rctl_wait_check = check_wait;
+	PG_TRY();
+	{
+		fn(row, arg);
+	}
+	PG_CATCH();
+	{
+		rctl_wait_check = NULL;
+		error = catch_error(row, sqlerrcode);
+	}
+	PG_END_TRY();
+	rctl_wait_check = NULL;
+	MemoryContextReset(row->op.step_context);
+	MemoryContextSwitchTo(old);
+	return error;
+}
+
+/* Doubles from RETRY_FIRST_MS, with up to a quarter of jitter. */
+static long
+retry_delay(int attempt)
+{
+	double		delay = RETRY_FIRST_MS;
+
+	for (int i = 1; i < attempt && delay < RETRY_LAST_MS; i++)
+		delay *= 2;
+	delay = Min(delay, RETRY_LAST_MS);
+	return (long) (delay * (1.0 + 0.25 * pg_prng_double(&pg_global_prng_state)));
+}
+
+/* ---------------------------------------------------------------------
+ * Ends
+ * ---------------------------------------------------------------------
+ */
+
+static const char *
+object_list(List *records)
+{
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	foreach(lc, records)
+	{
+		RctlCleanup *record = lfirst(lc);
+
+		appendStringInfo(&text, "%s%s %s", text.len > 0 ? ", " : "", record->type,
+						 rctl_map_to_json(record->object));
+	}
+	return text.data;
+}
+
+static void
+end_event(RctlOpRow *row, const char *severity, const char *outcome, const RctlError *error)
+{
+	RctlMap    *detail = rctl_map_make();
+	char	   *message;
+
+	if (error)
+	{
+		rctl_map_set(detail, "sqlstate", error->sqlstate);
+		rctl_map_set(detail, "detail", error->detail);
+		rctl_map_set(detail, "hint", error->hint);
+		message = psprintf("operation " INT64_FORMAT " (%s of replica \"%s\") %s: %s", row->op.id,
+						   rctl_op_kind_name(row->op.kind), row->op.replica->name, outcome, error->message);
+	}
+	else
+		message = psprintf("operation " INT64_FORMAT " (%s of replica \"%s\") %s", row->op.id,
+						   rctl_op_kind_name(row->op.kind), row->op.replica->name, outcome);
+	rctl_store_event(row->op.replica->name, row->op.id, severity,
+					 psprintf("%s_%s", rctl_op_kind_name(row->op.kind), outcome),
+					 message, rctl_map_to_json(detail), row->op.requested_by);
+}
+
+/* The state of the replica after success; NULL: it leaves the registry. */
+static const char *
+settled_state(RctlOpRow *row)
+{
+	switch (row->op.kind)
+	{
+		case RCTL_OP_CREATE:
+		case RCTL_OP_ATTACH:
+		case RCTL_OP_REPAIR:
+			return "streaming";
+		case RCTL_OP_DROP:
+		case RCTL_OP_DETACH:
+			return NULL;
+		case RCTL_OP_PROMOTE:
+		case RCTL_OP_SWITCHOVER:
+			return "promoted";
+		case RCTL_OP_DRILL:
+			break;
+	}
+	return row->previous_state;
+}
+
+static void
+succeed(RctlOpRow *row)
+{
+	rctl_store_begin();
+	rctl_store_end(row, RCTL_EVENT_FINISH, NULL, settled_state(row), NULL);
+	end_event(row, "info", "succeeded", NULL);
+	rctl_store_commit();
+}
+
+/* Nobody can go on without a person: say what is left and what to do. */
+static void
+park(RctlOpRow *row, RctlError *error, List *left)
+{
+	if (left != NIL)
+		error->detail = psprintf("%s%sNot removed: %s.", error->detail ? error->detail : "",
+								 error->detail ? "\n" : "", object_list(left));
+	if (error->hint == NULL || left != NIL)
+		error->hint = psprintf("When the cause is gone, run SELECT %s(%s).",
+							   row->no_return ? "replica_repair" : "replica_drop",
+							   quote_literal_cstr(row->op.replica->name));
+	rctl_store_begin();
+	rctl_store_end(row, RCTL_EVENT_PARK, error,
+				   row->previous_state ? row->previous_state : "failed", error->message);
+	end_event(row, "error", "needs_attention", error);
+	rctl_store_commit();
+}
+
+/* Everything that was made is gone. */
+static void
+end_undone(RctlOpRow *row, RctlError *error)
+{
+	bool		cancelled = row->cancel_requested;
+
+	rctl_store_begin();
+	if (row->previous_state == NULL)
+	{
+		row->op.replica->facts = rctl_map_make();
+		rctl_store_end(row, cancelled ? RCTL_EVENT_CANCELLED : RCTL_EVENT_UNDONE, error,
+					   cancelled ? NULL : "failed", error->message);
+	}
+	else
+		rctl_store_end(row, cancelled ? RCTL_EVENT_CANCELLED : RCTL_EVENT_UNDONE, error,
+					   row->previous_state, NULL);
+	end_event(row, cancelled ? "warning" : "error", cancelled ? "cancelled" : "failed", error);
+	rctl_store_commit();
+}
+
+/* ---------------------------------------------------------------------
+ * Backward
+ * ---------------------------------------------------------------------
+ */
+
+static void
+handle_record(RctlOpRow *row, const void *arg)
+{
+	const RctlCleanup *record = arg;
+
+	rctl_op_progress(&row->op, psprintf("removing %s", record->type), 0, 0);
+	rctl_fault("undo", record->type, "before", row->op.attempt);
+	row->op.replica->provider->cleanup(&row->op, record);
+	rctl_fault("undo", record->type, "after", row->op.attempt);
+}
+
+/* Handles records, latest first; returns those that could not be, and the first error. */
+static List *
+handle_records(RctlOpRow *row, List *records, RctlError **first_error, bool *transient)
+{
+	List	   *left = NIL;
+	ListCell   *lc;
+
+	*first_error = NULL;
+	*transient = true;
+	foreach(lc, records)
+	{
+		RctlCleanup *record = lfirst(lc);
+		int			sqlerrcode;
+		RctlError  *error = run_guarded(row, handle_record, record, &sqlerrcode);
+
+		if (error)
+		{
+			left = lappend(left, record);
+			if (*first_error == NULL)
+				*first_error = error;
+			*transient &= rctl_error_is_transient(sqlerrcode);
+			continue;
+		}
+		rctl_store_begin();
+		rctl_store_cleanup_forget(record->id);
+		rctl_store_commit();
+	}
+	return left;
+}
+
+void
+rctl_op_cleanup_run(RctlOp *op, const char *type)
+{
+	List	   *records;
+	RctlCleanup *record;
+
+	rctl_store_begin();
+	records = rctl_store_cleanups(current, type, false);
+	rctl_store_commit();
+	if (records == NIL)
+		return;
+	record = linitial(records);
+	op->replica->provider->cleanup(op, record);
+	rctl_store_begin();
+	rctl_store_cleanup_forget(record->id);
+	rctl_store_commit();
+}
+
+static void
+undo(RctlOpRow *row)
+{
+	RctlError  *cause = palloc0(sizeof(RctlError));
+	RctlError  *trouble;
+	List	   *records;
+	List	   *left;
+	bool		transient;
+
+	rctl_store_begin();
+	records = rctl_store_cleanups(row, NULL, false);
+	rctl_store_commit();
+
+	left = handle_records(row, records, &trouble, &transient);
+
+	cause->sqlstate = row->sqlstate;
+	cause->message = row->message;
+	cause->detail = row->detail;
+	cause->hint = row->hint;
+	if (left == NIL)
+		end_undone(row, cause);
+	else if (transient && row->op.attempt < rctl_step_retries)
+	{
+		row->op.attempt++;
+		rctl_store_begin();
+		rctl_store_retry(row, cause, retry_delay(row->op.attempt));
+		rctl_store_commit();
+	}
+	else
+	{
+		cause->detail = psprintf("%s%sUndo failed: %s.%s%s", cause->detail ? cause->detail : "",
+								 cause->detail ? "\n" : "", trouble->message,
+								 trouble->detail ? " " : "", trouble->detail ? trouble->detail : "");
+		park(row, cause, left);
+	}
+}
+
+/* ---------------------------------------------------------------------
+ * Forward
+ * ---------------------------------------------------------------------
+ */
+
+static void
+run_step(RctlOpRow *row, const void *arg)
+{
+	const RctlStep *step = arg;
+
+	check_wait();
+	rctl_fault(rctl_op_kind_name(row->op.kind), step->name, "before", row->op.attempt);
+	step->run(&row->op);
+	rctl_fault(rctl_op_kind_name(row->op.kind), step->name, "after", row->op.attempt);
+}
+
+/* Decides what an error of the running step means; true: the operation goes backward now. */
+static bool
+step_failed(RctlOpRow *row, RctlError *error, int sqlerrcode)
+{
+	bool		retry = rctl_error_is_transient(sqlerrcode) && !row->cancel_requested &&
+		row->op.attempt <= rctl_step_retries;
+
+	if (retry)
+	{
+		rctl_store_begin();
+		rctl_store_step_failed(row);
+		rctl_store_retry(row, error, retry_delay(row->op.attempt));
+		rctl_store_commit();
+		return false;
+	}
+	if (row->no_return)
+	{
+		rctl_store_begin();
+		rctl_store_step_failed(row);
+		rctl_store_commit();
+		park(row, error, NIL);
+		return false;
+	}
+	rctl_store_begin();
+	rctl_store_step_failed(row);
+	rctl_store_undoing(row, error);
+	rctl_store_commit();
+	row->sqlstate = error->sqlstate;
+	row->message = error->message;
+	row->detail = error->detail;
+	row->hint = error->hint;
+	return true;
+}
+
+/* A step that never gets to an outcome must not crash this server for ever. */
+static RctlError *
+too_many_crashes(RctlOpRow *row)
+{
+	RctlError  *error;
+
+	if (row->op.step == NULL || row->op.attempt <= rctl_step_retries)
+		return NULL;
+	error = palloc0(sizeof(RctlError));
+	error->sqlstate = pstrdup(unpack_sql_state(ERRCODE_OPERATOR_INTERVENTION));
+	error->message = psprintf("step \"%s\" was interrupted %d times", row->op.step, row->op.attempt);
+	error->hint = pstrdup("Look for a crash in the server log.");
+	return error;
+}
+
+/* Runs the steps from the recorded one on; true: the operation goes backward now. */
+static bool
+forward(RctlOpRow *row, const RctlPlan *plan)
+{
+	const char *done = NULL;
+	int			first = row->op.step ? rctl_plan_find(plan, row->op.step) : 0;
+	RctlError  *error = too_many_crashes(row);
+	int			sqlerrcode = 0;
+
+	if (first < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("operation " INT64_FORMAT " is at step \"%s\", which its plan does not have",
+						row->op.id, row->op.step)));
+	if (error)
+		return step_failed(row, error, ERRCODE_OPERATOR_INTERVENTION);
+
+	for (int i = first; i < plan->count; i++)
+	{
+		const RctlStep *step = &plan->steps[i];
+
+		rctl_store_begin();
+		rctl_store_step(row, done, step->name, i + 1, step->point_of_no_return,
+						(double) i / plan->count);
+		rctl_store_commit();
+		rctl_board_step((double) i / plan->count, 1.0 / plan->count);
+		pgstat_report_activity(STATE_RUNNING, psprintf("%s of replica \"%s\": %s",
+													   rctl_op_kind_name(row->op.kind),
+													   row->op.replica->name, step->name));
+
+		error = run_guarded(row, run_step, step, &sqlerrcode);
+		if (error)
+			return step_failed(row, error, sqlerrcode);
+		done = step->name;
+	}
+
+	rctl_store_begin();
+	rctl_store_step_done(row, done);
+	rctl_store_commit();
+	return false;
+}
+
+/* Temporary objects go at the end of a success too; what resists is reported, not fatal. */
+static void
+remove_temporary(RctlOpRow *row)
+{
+	List	   *records;
+	List	   *left;
+	RctlError  *trouble;
+	bool		transient;
+
+	row->no_return = true;		/* done is done: no cancel from here */
+	rctl_store_begin();
+	records = rctl_store_cleanups(row, NULL, true);
+	rctl_store_commit();
+	left = handle_records(row, records, &trouble, &transient);
+	if (left != NIL)
+		rctl_op_event(&row->op, "warning", "left_behind", NULL,
+					  "could not remove %s: %s", object_list(left), trouble->message);
+}
+
+void
+rctl_engine_run(int64 operation)
+{
+	RctlOpRow  *row;
+	RctlPlan	plan;
+	bool		back;
+
+	rctl_store_begin();
+	row = rctl_store_load(operation);
+	rctl_store_commit();
+	if (row == NULL)
+		return;
+
+	current = row;
+	row->op.step_context = AllocSetContextCreate(row->op.context, "replica_ctl step",
+												 ALLOCSET_DEFAULT_SIZES);
+	plan = rctl_plan(row->op.replica->provider, row->op.kind, row->op.arguments);
+	if (plan.steps == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("provider \"%s\" has no steps for \"%s\"",
+						row->op.replica->provider->name, rctl_op_kind_name(row->op.kind))));
+	rctl_store_begin();
+	rctl_store_started(row, plan.count);
+	rctl_store_commit();
+
+	back = row->undoing || forward(row, &plan);
+	if (back)
+		undo(row);
+	else if (row->state == RCTL_STATE_RUNNING)
+	{
+		remove_temporary(row);
+		succeed(row);
+	}
+	current = NULL;
+}

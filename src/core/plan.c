@@ -1,0 +1,86 @@
+/*-------------------------------------------------------------------------
+ *
+ * plan.c
+ *	  The steps of an operation: the provider's, framed by the common ones.
+ *
+ * Providers bring the steps that touch the place where a replica runs.  What
+ * is the same everywhere (promotion, unlinking) is in core/.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "core/plan.h"
+#include "core/promotion.h"
+
+/* Copies arrays that end with a NULL name (or are NULL) into one. */
+static RctlPlan
+join_steps(const RctlStep *first, const RctlStep *second)
+{
+	const RctlStep *parts[] = {first, second};
+	RctlPlan	plan = {NULL, 0};
+	RctlStep   *steps;
+	int			total = 0;
+
+	for (int p = 0; p < lengthof(parts); p++)
+	{
+		for (const RctlStep *s = parts[p]; s && s->name; s++)
+			total++;
+	}
+	steps = palloc0(sizeof(RctlStep) * (total + 1));
+	for (int p = 0; p < lengthof(parts); p++)
+	{
+		for (const RctlStep *s = parts[p]; s && s->name; s++)
+			steps[plan.count++] = *s;
+	}
+	plan.steps = steps;
+	return plan;
+}
+
+RctlPlan
+rctl_plan(const RctlProvider *provider, RctlOpKind kind, const RctlMap *arguments)
+{
+	const char *mode = arguments ? rctl_map_get_default(arguments, "mode", "planned") : "planned";
+	const RctlStep *own = NULL;
+
+	switch (kind)
+	{
+		case RCTL_OP_CREATE:
+			own = provider->create;
+			break;
+		case RCTL_OP_ATTACH:
+			own = provider->attach;
+			break;
+		case RCTL_OP_DROP:
+			own = provider->drop;
+			break;
+		case RCTL_OP_REPAIR:
+			own = provider->repair;
+			break;
+		case RCTL_OP_DETACH:
+			return join_steps(rctl_detach_steps, NULL);
+		case RCTL_OP_PROMOTE:
+			if (provider->connect == NULL)
+				break;
+			if (strcmp(mode, "forced") == 0)
+				return join_steps(rctl_forced_promotion_steps, NULL);
+			break;
+		case RCTL_OP_SWITCHOVER:
+		case RCTL_OP_DRILL:
+			break;
+	}
+	if (own == NULL)
+		return (RctlPlan) {NULL, 0};
+	return join_steps(own, NULL);
+}
+
+int
+rctl_plan_find(const RctlPlan *plan, const char *step)
+{
+	for (int i = 0; i < plan->count; i++)
+	{
+		if (strcmp(plan->steps[i].name, step) == 0)
+			return i;
+	}
+	return -1;
+}

@@ -1,0 +1,17 @@
+/*-------------------------------------------------------------------------
+ *
+ * promotion.h
+ *	  Steps that make a replica a primary, or let it go: the same for every
+ *	  provider whose replicas can be reached by libpq.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REPLICA_CTL_CORE_PROMOTION_H
+#define REPLICA_CTL_CORE_PROMOTION_H
+
+#include "provider/provider.h"
+
+extern const RctlStep rctl_forced_promotion_steps[];
+extern const RctlStep rctl_detach_steps[];
+
+#endif							/* REPLICA_CTL_CORE_PROMOTION_H */

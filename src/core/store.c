@@ -1,0 +1,692 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.c
+ *	  All SQL on the tables of schema replica_ctl.
+ *
+ * Statements take and give text, with casts in the SQL: the statements can be
+ * read, and pasted into psql, as they stand.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "core/board.h"
+#include "core/identity.h"
+#include "core/store.h"
+
+#define MAX_ARGS 16
+#define ARGS(...) (const char *const[]) {__VA_ARGS__}, lengthof(((const char *const[]) {__VA_ARGS__}))
+#define NO_ARGS NULL, 0
+
+/* pg_notify refuses payloads of 8000 bytes and more. */
+#define NOTIFY_MAX 7900
+
+/* "the row is this server's own", for the parameters $1 to $3. */
+#define OWNED "system_identifier = $1 AND timeline_id = $2::int AND home = $3"
+
+static MemoryContext result_context = NULL;
+
+/* ---------------------------------------------------------------------
+ * Brackets
+ * ---------------------------------------------------------------------
+ */
+
+void
+rctl_store_begin(void)
+{
+	result_context = CurrentMemoryContext;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	SPI_connect();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+void
+rctl_store_commit(void)
+{
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(result_context);
+	pgstat_report_stat(true);
+	rctl_board_changed();
+}
+
+/* The owner of schema replica_ctl, as whom the registry is written. */
+static Oid
+registry_owner(void)
+{
+	HeapTuple	tuple = SearchSysCache1(NAMESPACENAME, CStringGetDatum("replica_ctl"));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_SCHEMA),
+				 errmsg("schema \"replica_ctl\" does not exist"),
+				 errhint("Run CREATE EXTENSION replica_ctl.")));
+	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+void
+rctl_store_enter(RctlStoreScope *scope)
+{
+	result_context = CurrentMemoryContext;
+	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
+	SetUserIdAndSecContext(registry_owner(),
+						   scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	scope->guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	SPI_connect();
+}
+
+void
+rctl_store_leave(RctlStoreScope *scope)
+{
+	SPI_finish();
+	AtEOXact_GUC(false, scope->guc_level);
+	SetUserIdAndSecContext(scope->userid, scope->sec_context);
+}
+
+bool
+rctl_store_installed(void)
+{
+	return OidIsValid(get_extension_oid("replica_ctl", true));
+}
+
+/* ---------------------------------------------------------------------
+ * Statements
+ * ---------------------------------------------------------------------
+ */
+
+/* Runs one statement; returns the number of rows. */
+static uint64
+run(const char *sql, const char *const *args, int nargs)
+{
+	Oid			types[MAX_ARGS];
+	Datum		values[MAX_ARGS];
+	char		nulls[MAX_ARGS];
+	int			rc;
+
+	Assert(nargs <= MAX_ARGS);
+	for (int i = 0; i < nargs; i++)
+	{
+		types[i] = TEXTOID;
+		nulls[i] = args[i] ? ' ' : 'n';
+		values[i] = args[i] ? CStringGetTextDatum(args[i]) : (Datum) 0;
+	}
+	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0);
+	if (rc < 0)
+		elog(ERROR, "registry statement failed: %s", SPI_result_code_string(rc));
+	return SPI_processed;
+}
+
+/* A column (from 1) of a row (from 0) of the last result, in the caller's context; NULL for null. */
+static char *
+get(uint64 row, int column)
+{
+	char	   *value = SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+
+	return value ? MemoryContextStrdup(result_context, value) : NULL;
+}
+
+static int64
+get_int64(uint64 row, int column)
+{
+	char	   *value = get(row, column);
+
+	return value ? pg_strtoint64(value) : 0;
+}
+
+static bool
+get_bool(uint64 row, int column)
+{
+	char	   *value = get(row, column);
+
+	return value && value[0] == 't';
+}
+
+/* A json column as a map, in the caller's context. */
+static RctlMap *
+get_map(uint64 row, int column, const char *what)
+{
+	MemoryContext old = MemoryContextSwitchTo(result_context);
+	char	   *json = get(row, column);
+	RctlMap    *map = json ? rctl_map_from_json(json, what) : rctl_map_make();
+
+	MemoryContextSwitchTo(old);
+	return map;
+}
+
+static char *
+id_text(int64 id)
+{
+	return psprintf(INT64_FORMAT, id);
+}
+
+/* ---------------------------------------------------------------------
+ * SQL functions
+ * ---------------------------------------------------------------------
+ */
+
+bool
+rctl_store_add_replica(const char *name, const char *server, const char *options, int64 *id)
+{
+	const RctlIdentity *me = rctl_identity();
+
+	/* What a failed creation left in the registry must not be in the way of the next try. */
+	run("DELETE FROM replica_ctl.replica r WHERE name = $1::name AND state = 'failed'"
+		" AND facts = '{}' AND NOT EXISTS (SELECT FROM replica_ctl.operation o"
+		"  WHERE o.replica_id = r.replica_id AND o.state NOT IN ('failed', 'cancelled'))",
+		ARGS(name));
+	if (run("INSERT INTO replica_ctl.replica (name, server, state, options, created_by,"
+			"  system_identifier, timeline_id, home)"
+			" VALUES ($1::name, $2::name, 'creating', $3::jsonb, $4::name, $5, $6::int, $7)"
+			" ON CONFLICT (name) DO NOTHING RETURNING replica_id",
+			ARGS(name, server, options, GetUserNameFromId(GetSessionUserId(), false),
+				 me->system_identifier, me->timeline, me->home)) == 0)
+		return false;
+	*id = get_int64(0, 1);
+	return true;
+}
+
+bool
+rctl_store_lock_replica(const char *name, RctlReplicaRow *row)
+{
+	const RctlIdentity *me = rctl_identity();
+
+	if (run("SELECT replica_id, server, state, " OWNED
+			" FROM replica_ctl.replica WHERE name = $4::name FOR UPDATE",
+			ARGS(me->system_identifier, me->timeline, me->home, name)) == 0)
+		return false;
+	row->id = get_int64(0, 1);
+	row->server = get(0, 2);
+	row->state = get(0, 3);
+	row->owned = get_bool(0, 4);
+	return true;
+}
+
+int64
+rctl_store_unfinished(int64 replica_id)
+{
+	if (run("SELECT operation_id FROM replica_ctl.operation"
+			" WHERE replica_id = $1::bigint AND state IN ('queued', 'running')",
+			ARGS(id_text(replica_id))) == 0)
+		return 0;
+	return get_int64(0, 1);
+}
+
+int64
+rctl_store_enqueue(RctlOpKind kind, int64 replica_id, const char *replica,
+				   const char *previous_state, const char *state, const char *arguments)
+{
+	const RctlIdentity *me = rctl_identity();
+
+	run("UPDATE replica_ctl.operation SET state = 'failed', finished_at = coalesce(finished_at, clock_timestamp())"
+		" WHERE replica_id = $1::bigint AND state = 'needs_attention'",
+		ARGS(id_text(replica_id)));
+	if (state)
+		run("UPDATE replica_ctl.replica SET state = $2, since = clock_timestamp(), message = NULL"
+			" WHERE replica_id = $1::bigint",
+			ARGS(id_text(replica_id), state));
+	run("INSERT INTO replica_ctl.operation (replica_id, replica, kind, arguments, previous_state,"
+		"  requested_by, system_identifier, timeline_id, home)"
+		" VALUES ($1::bigint, $2::name, $3, $4::jsonb, $5, $6::name, $7, $8::int, $9)"
+		" RETURNING operation_id",
+		ARGS(id_text(replica_id), replica, rctl_op_kind_name(kind), arguments, previous_state,
+			 GetUserNameFromId(GetSessionUserId(), false),
+			 me->system_identifier, me->timeline, me->home));
+	return get_int64(0, 1);
+}
+
+int64
+rctl_store_latest(const char *replica)
+{
+	if (run("SELECT max(operation_id) FROM replica_ctl.operation WHERE replica = $1::name",
+			ARGS(replica)) == 0)
+		return 0;
+	return get_int64(0, 1);
+}
+
+bool
+rctl_store_outcome(int64 operation, RctlOutcome *outcome)
+{
+	if (run("SELECT state, kind, replica, sqlstate, message, detail, hint"
+			" FROM replica_ctl.operation WHERE operation_id = $1::bigint",
+			ARGS(id_text(operation))) == 0)
+		return false;
+	outcome->state = rctl_op_state_parse(get(0, 1));
+	outcome->kind = rctl_op_kind_parse(get(0, 2));
+	outcome->replica = get(0, 3);
+	outcome->error.sqlstate = get(0, 4);
+	outcome->error.message = get(0, 5);
+	outcome->error.detail = get(0, 6);
+	outcome->error.hint = get(0, 7);
+	return true;
+}
+
+bool
+rctl_store_request_cancel(int64 operation)
+{
+	return run("UPDATE replica_ctl.operation SET cancel_requested = true, not_before = '-infinity'"
+			   " WHERE operation_id = $1::bigint AND state IN ('queued', 'running')",
+			   ARGS(id_text(operation))) > 0;
+}
+
+int64
+rctl_store_claim(void)
+{
+	const RctlIdentity *me = rctl_identity();
+	int64		count;
+
+	count = run("UPDATE replica_ctl.replica SET system_identifier = $1, timeline_id = $2::int, home = $3"
+				" WHERE NOT (" OWNED ")",
+				ARGS(me->system_identifier, me->timeline, me->home));
+	count += run("UPDATE replica_ctl.operation SET system_identifier = $1, timeline_id = $2::int, home = $3,"
+				 " state = CASE state WHEN 'needs_attention' THEN 'queued' ELSE state END,"
+				 " finished_at = CASE state WHEN 'needs_attention' THEN NULL ELSE finished_at END"
+				 " WHERE NOT (" OWNED ") AND state IN ('queued', 'running', 'needs_attention')",
+				 ARGS(me->system_identifier, me->timeline, me->home));
+	return count;
+}
+
+/* ---------------------------------------------------------------------
+ * Launcher
+ * ---------------------------------------------------------------------
+ */
+
+/* "{1,2}" */
+static char *
+id_array(const int64 *ids, int count)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoChar(&text, '{');
+	for (int i = 0; i < count; i++)
+		appendStringInfo(&text, "%s" INT64_FORMAT, i > 0 ? "," : "", ids[i]);
+	appendStringInfoChar(&text, '}');
+	return text.data;
+}
+
+List *
+rctl_store_due(int limit, const int64 *running, int nrunning, long *next_ms)
+{
+	const RctlIdentity *me = rctl_identity();
+	List	   *due = NIL;
+	uint64		rows;
+
+	/* One row more than is wanted tells when the next one is due. */
+	rows = run("SELECT operation_id,"
+			   "  CASE WHEN not_before > clock_timestamp()"
+			   "   THEN ceil(extract(epoch FROM not_before - clock_timestamp()) * 1000) ELSE 0 END"
+			   " FROM replica_ctl.operation"
+			   " WHERE " OWNED " AND state IN ('queued', 'running')"
+			   "  AND operation_id <> ALL ($4::bigint[])"
+			   " ORDER BY not_before, operation_id LIMIT $5::int",
+			   ARGS(me->system_identifier, me->timeline, me->home,
+					id_array(running, nrunning), psprintf("%d", limit + 1)));
+	*next_ms = -1;
+	for (uint64 i = 0; i < rows; i++)
+	{
+		double		wait = strtod(get(i, 2), NULL);
+		MemoryContext old;
+		int64	   *id;
+
+		if (wait > 0 || list_length(due) >= limit)
+		{
+			*next_ms = wait > 0 ? (long) Min(wait, 60000.0) : -1;
+			break;
+		}
+		old = MemoryContextSwitchTo(result_context);
+		id = palloc(sizeof(int64));
+		*id = get_int64(i, 1);
+		due = lappend(due, id);
+		MemoryContextSwitchTo(old);
+	}
+	return due;
+}
+
+int
+rctl_store_park_foreign(void)
+{
+	const RctlIdentity *me = rctl_identity();
+
+	return run("UPDATE replica_ctl.operation SET state = 'needs_attention', finished_at = clock_timestamp(),"
+			   " sqlstate = '55000', message = 'the operation belongs to another server',"
+			   " detail = format('It was asked for on the server with system identifier %s, timeline %s."
+			   " This one is a copy of it, was promoted, or was moved.', system_identifier, timeline_id),"
+			   " hint = 'If this server has taken that one''s place, run SELECT replica_claim().'"
+			   " WHERE NOT (" OWNED ") AND state IN ('queued', 'running')",
+			   ARGS(me->system_identifier, me->timeline, me->home));
+}
+
+void
+rctl_store_park(int64 operation, const RctlError *error)
+{
+	run("UPDATE replica_ctl.operation SET state = 'needs_attention', finished_at = clock_timestamp(),"
+		" sqlstate = $2, message = $3, detail = $4, hint = $5"
+		" WHERE operation_id = $1::bigint AND state IN ('queued', 'running')",
+		ARGS(id_text(operation), error->sqlstate, error->message, error->detail, error->hint));
+}
+
+/* ---------------------------------------------------------------------
+ * Engine
+ * ---------------------------------------------------------------------
+ */
+
+/* The server of a replica and its provider; raises an error where there is none. */
+static void
+resolve_server(RctlReplica *replica)
+{
+	ForeignServer *server = GetForeignServerByName(replica->server, false);
+	ForeignDataWrapper *wrapper = GetForeignDataWrapper(server->fdwid);
+
+	replica->serverid = server->serverid;
+	replica->provider = rctl_provider_by_wrapper(wrapper->fdwname);
+	if (replica->provider == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("server \"%s\" is not a replica_ctl server", replica->server)));
+}
+
+static const char *const replica_columns =
+	"replica_id, name, server, state, options, facts";
+
+/* From a row whose columns from first on are replica_columns. */
+static RctlReplica *
+read_replica(uint64 row, int first)
+{
+	RctlReplica *replica = MemoryContextAllocZero(result_context, sizeof(RctlReplica));
+
+	replica->id = get_int64(row, first);
+	replica->name = get(row, first + 1);
+	replica->server = get(row, first + 2);
+	replica->state = get(row, first + 3);
+	replica->options = get_map(row, first + 4, "options");
+	replica->facts = get_map(row, first + 5, "facts");
+	return replica;
+}
+
+RctlReplica *
+rctl_store_replica(const char *name)
+{
+	RctlReplica *replica;
+
+	if (run(psprintf("SELECT %s FROM replica_ctl.replica WHERE name = $1::name", replica_columns),
+			ARGS(name)) == 0)
+		return NULL;
+	replica = read_replica(0, 1);
+	resolve_server(replica);
+	return replica;
+}
+
+bool
+rctl_store_is_taken(const char *fact, const char *value, int64 except_replica)
+{
+	return run("SELECT FROM replica_ctl.replica"
+			   " WHERE facts->>$1 = $2 AND replica_id <> $3::bigint",
+			   ARGS(fact, value, id_text(except_replica))) > 0;
+}
+
+RctlOpRow *
+rctl_store_load(int64 operation)
+{
+	const RctlIdentity *me = rctl_identity();
+	RctlOpRow  *row;
+	char	   *at;
+	MemoryContext old;
+
+	if (run("SELECT state, kind, requested_by, arguments, scratch, step, attempt, undoing, no_return,"
+			"  cancel_requested, previous_state, sqlstate, message, detail, hint, requested_at, replica_id"
+			" FROM replica_ctl.operation"
+			" WHERE " OWNED " AND operation_id = $4::bigint AND state IN ('queued', 'running')",
+			ARGS(me->system_identifier, me->timeline, me->home, id_text(operation))) == 0)
+		return NULL;
+
+	row = MemoryContextAllocZero(result_context, sizeof(RctlOpRow));
+	row->op.context = result_context;
+	row->op.id = operation;
+	row->state = rctl_op_state_parse(get(0, 1));
+	row->op.kind = rctl_op_kind_parse(get(0, 2));
+	row->op.requested_by = get(0, 3);
+	row->op.arguments = get_map(0, 4, "arguments");
+	row->op.state = get_map(0, 5, "scratch");
+	row->op.step = get(0, 6);
+	row->op.attempt = (int) get_int64(0, 7);
+	row->undoing = get_bool(0, 8);
+	row->no_return = get_bool(0, 9);
+	row->cancel_requested = get_bool(0, 10);
+	row->previous_state = get(0, 11);
+	row->sqlstate = get(0, 12);
+	row->message = get(0, 13);
+	row->detail = get(0, 14);
+	row->hint = get(0, 15);
+	at = get(0, 16);
+	row->op.requested_at = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(at),
+																   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	if (run(psprintf("SELECT %s FROM replica_ctl.replica WHERE replica_id = $1::bigint", replica_columns),
+			ARGS(get(0, 17))) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the replica of operation " INT64_FORMAT " is no longer in the registry", operation)));
+	row->op.replica = read_replica(0, 1);
+	resolve_server(row->op.replica);
+	row->op.requested_by_id = get_role_oid(row->op.requested_by, true);
+
+	old = MemoryContextSwitchTo(result_context);
+	row->op.server_options = rctl_map_from_options(GetForeignServer(row->op.replica->serverid)->options);
+	MemoryContextSwitchTo(old);
+	return row;
+}
+
+void
+rctl_store_started(RctlOpRow *row, int steps)
+{
+	RctlOpState next = rctl_op_next(row->state, RCTL_EVENT_START);
+
+	run("UPDATE replica_ctl.operation SET state = $2, steps = $3::int,"
+		" started_at = coalesce(started_at, clock_timestamp())"
+		" WHERE operation_id = $1::bigint",
+		ARGS(id_text(row->op.id), rctl_op_state_name(next), psprintf("%d", steps)));
+	row->state = next;
+}
+
+static void
+end_step(RctlOpRow *row, const char *step, const char *outcome)
+{
+	run("UPDATE replica_ctl.operation_step SET ended_at = clock_timestamp(), outcome = $4"
+		" WHERE operation_id = $1::bigint AND step = $2 AND attempt = $3::int",
+		ARGS(id_text(row->op.id), step, psprintf("%d", row->op.attempt), outcome));
+}
+
+void
+rctl_store_step_done(RctlOpRow *row, const char *step)
+{
+	end_step(row, step, "done");
+	row->op.attempt = 0;
+	rctl_store_save(row);
+}
+
+void
+rctl_store_step(RctlOpRow *row, const char *done, const char *step, int number, bool no_return,
+				double progress)
+{
+	if (done)
+		rctl_store_step_done(row, done);
+	row->op.attempt++;
+	row->no_return |= no_return;
+	run("UPDATE replica_ctl.operation SET step = $2, step_number = $3::int, attempt = $4::int,"
+		" attempts = attempts + 1, no_return = $5::bool, progress = $6::real"
+		" WHERE operation_id = $1::bigint",
+		ARGS(id_text(row->op.id), step, psprintf("%d", number), psprintf("%d", row->op.attempt),
+			 row->no_return ? "t" : "f", psprintf("%.4f", progress)));
+	run("INSERT INTO replica_ctl.operation_step (operation_id, step, attempt, started_at)"
+		" VALUES ($1::bigint, $2, $3::int, clock_timestamp())"
+		" ON CONFLICT (operation_id, step, attempt) DO UPDATE"
+		"  SET started_at = EXCLUDED.started_at, ended_at = NULL, outcome = NULL",
+		ARGS(id_text(row->op.id), step, psprintf("%d", row->op.attempt)));
+	row->op.step = MemoryContextStrdup(row->op.context, step);
+}
+
+void
+rctl_store_step_failed(RctlOpRow *row)
+{
+	end_step(row, row->op.step, "failed");
+}
+
+static void
+store_error(RctlOpRow *row, const RctlError *error)
+{
+	run("UPDATE replica_ctl.operation SET sqlstate = $2, message = $3, detail = $4, hint = $5"
+		" WHERE operation_id = $1::bigint",
+		ARGS(id_text(row->op.id), error->sqlstate, error->message, error->detail, error->hint));
+}
+
+void
+rctl_store_retry(RctlOpRow *row, const RctlError *error, long delay_ms)
+{
+	RctlOpState next = rctl_op_next(row->state, RCTL_EVENT_RETRY);
+
+	store_error(row, error);
+	run("UPDATE replica_ctl.operation SET state = $2, attempt = $4::int,"
+		" not_before = clock_timestamp() + $3::bigint * interval '1 millisecond'"
+		" WHERE operation_id = $1::bigint",
+		ARGS(id_text(row->op.id), rctl_op_state_name(next), psprintf("%ld", delay_ms),
+			 psprintf("%d", row->op.attempt)));
+	row->state = next;
+}
+
+void
+rctl_store_undoing(RctlOpRow *row, const RctlError *error)
+{
+	store_error(row, error);
+	run("UPDATE replica_ctl.operation SET undoing = true, attempt = 0, cancel_requested = $2::bool"
+		" WHERE operation_id = $1::bigint",
+		ARGS(id_text(row->op.id), row->cancel_requested ? "t" : "f"));
+	row->undoing = true;
+	row->op.attempt = 0;
+}
+
+void
+rctl_store_end(RctlOpRow *row, RctlOpEvent event, const RctlError *error,
+			   const char *replica_state, const char *replica_message)
+{
+	RctlOpState next = rctl_op_next(row->state, event);
+	char	   *replica_id = id_text(row->op.replica->id);
+
+	rctl_store_save(row);
+	if (error)
+		store_error(row, error);
+	run("UPDATE replica_ctl.operation SET state = $2, finished_at = clock_timestamp(),"
+		" sqlstate = CASE WHEN $3::bool THEN sqlstate END, message = CASE WHEN $3::bool THEN message END,"
+		" detail = CASE WHEN $3::bool THEN detail END, hint = CASE WHEN $3::bool THEN hint END"
+		" WHERE operation_id = $1::bigint",
+		ARGS(id_text(row->op.id), rctl_op_state_name(next),
+			 event == RCTL_EVENT_FINISH ? "f" : "t"));
+	if (event != RCTL_EVENT_PARK)
+		run("DELETE FROM replica_ctl.cleanup WHERE operation_id = $1::bigint",
+			ARGS(id_text(row->op.id)));
+	if (replica_state == NULL)
+		run("DELETE FROM replica_ctl.replica WHERE replica_id = $1::bigint", ARGS(replica_id));
+	else
+		run("UPDATE replica_ctl.replica SET state = $2, message = $3,"
+			" since = CASE state WHEN $2 THEN since ELSE clock_timestamp() END"
+			" WHERE replica_id = $1::bigint",
+			ARGS(replica_id, replica_state, replica_message));
+	row->state = next;
+}
+
+void
+rctl_store_save(RctlOpRow *row)
+{
+	RctlBoardEntry live;
+
+	rctl_board_self(&live);
+	run("UPDATE replica_ctl.operation SET scratch = $2::jsonb,"
+		" bytes_done = nullif($3::bigint, 0), bytes_total = nullif($4::bigint, 0)"
+		" WHERE operation_id = $1::bigint",
+		ARGS(id_text(row->op.id), rctl_map_to_json(row->op.state),
+			 psprintf(UINT64_FORMAT, live.bytes_done), psprintf(UINT64_FORMAT, live.bytes_total)));
+	run("UPDATE replica_ctl.replica SET facts = $2::jsonb"
+		" WHERE replica_id = $1::bigint AND facts <> $2::jsonb",
+		ARGS(id_text(row->op.replica->id), rctl_map_to_json(row->op.replica->facts)));
+}
+
+void
+rctl_store_cleanup_add(RctlOpRow *row, const char *type, const RctlMap *object, bool always)
+{
+	run("INSERT INTO replica_ctl.cleanup (operation_id, type, object, always)"
+		" VALUES ($1::bigint, $2, $3::jsonb, $4::bool) ON CONFLICT DO NOTHING",
+		ARGS(id_text(row->op.id), type, rctl_map_to_json(object), always ? "t" : "f"));
+}
+
+List *
+rctl_store_cleanups(RctlOpRow *row, const char *type, bool only_always)
+{
+	List	   *records = NIL;
+	uint64		rows;
+
+	rows = run("SELECT cleanup_id, type, object FROM replica_ctl.cleanup"
+			   " WHERE operation_id = $1::bigint AND type = coalesce($2, type)"
+			   "  AND (always OR NOT $3::bool)"
+			   " ORDER BY cleanup_id DESC",
+			   ARGS(id_text(row->op.id), type, only_always ? "t" : "f"));
+	for (uint64 i = 0; i < rows; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(result_context);
+		RctlCleanup *record = palloc(sizeof(RctlCleanup));
+
+		record->id = get_int64(i, 1);
+		record->type = get(i, 2);
+		record->object = get_map(i, 3, "object");
+		records = lappend(records, record);
+		MemoryContextSwitchTo(old);
+	}
+	return records;
+}
+
+void
+rctl_store_cleanup_forget(int64 cleanup_id)
+{
+	run("DELETE FROM replica_ctl.cleanup WHERE cleanup_id = $1::bigint",
+		ARGS(id_text(cleanup_id)));
+}
+
+/* ---------------------------------------------------------------------
+ * Events
+ * ---------------------------------------------------------------------
+ */
+
+void
+rctl_store_event(const char *replica, int64 operation, const char *severity,
+				 const char *kind, const char *message, const char *detail, const char *actor)
+{
+	run("INSERT INTO replica_ctl.event (replica, operation_id, severity, kind, message, detail, actor)"
+		" VALUES ($1::name, nullif($2::bigint, 0), $3, $4, $5, $6::jsonb, coalesce($7, current_user)::name)"
+		" RETURNING to_jsonb(event)",
+		ARGS(replica, id_text(operation), severity, kind, message, detail ? detail : "{}", actor));
+	/* An event that is too long for a notification is sent without its detail. */
+	run("SELECT pg_notify('replica_ctl', CASE WHEN octet_length(e::text) < $2::int THEN e::text"
+		"  ELSE (e - 'detail' - 'message')::text END)"
+		" FROM (SELECT $1::jsonb AS e) s",
+		ARGS(get(0, 1), psprintf("%d", NOTIFY_MAX)));
+}

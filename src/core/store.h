@@ -1,0 +1,168 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.h
+ *	  All SQL on the tables of schema replica_ctl.
+ *
+ * Nobody else reads or writes them.  Two ways in:
+ *
+ *	  - a worker brackets its calls with rctl_store_begin() and
+ *		rctl_store_commit(): a transaction of its own;
+ *	  - a SQL function, in its caller's transaction, with rctl_store_enter()
+ *		and rctl_store_leave(): the registry's owner and a safe search_path
+ *		between the two.
+ *
+ * Every call below needs one of the two to be open.  Strings that are
+ * returned are palloc'd in the context that was current before the bracket
+ * was opened.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REPLICA_CTL_CORE_STORE_H
+#define REPLICA_CTL_CORE_STORE_H
+
+#include "core/operation.h"
+
+/* An operation as the engine sees it: what steps see, and what is its own. */
+typedef struct RctlOpRow
+{
+	RctlOp		op;
+	RctlOpState state;
+	bool		undoing;
+	bool		no_return;
+	bool		cancel_requested;
+	char	   *previous_state; /* of the replica; NULL: it did not exist */
+	char	   *sqlstate;		/* of the error that is being undone; or NULL */
+	char	   *message;
+	char	   *detail;
+	char	   *hint;
+} RctlOpRow;
+
+/* What became of an error, in words that can be stored. */
+typedef struct RctlError
+{
+	char	   *sqlstate;
+	char	   *message;
+	char	   *detail;			/* or NULL */
+	char	   *hint;			/* or NULL */
+} RctlError;
+
+typedef struct RctlStoreScope
+{
+	Oid			userid;
+	int			sec_context;
+	int			guc_level;
+} RctlStoreScope;
+
+extern void rctl_store_begin(void);
+extern void rctl_store_commit(void);
+extern void rctl_store_enter(RctlStoreScope *scope);
+extern void rctl_store_leave(RctlStoreScope *scope);
+
+/* Whether the extension exists in this database; needs a transaction only. */
+extern bool rctl_store_installed(void);
+
+/* ---- SQL functions ---- */
+
+typedef struct RctlReplicaRow
+{
+	int64		id;
+	char	   *server;
+	char	   *state;
+	bool		owned;			/* by this server */
+} RctlReplicaRow;
+
+/*
+ * Inserts a replica in state creating.  A row whose creation failed, with
+ * nothing left of it, is replaced.  False if the name is taken.
+ */
+extern bool rctl_store_add_replica(const char *name, const char *server,
+								   const char *options, int64 *id);
+
+/* Finds and locks a replica's row; false if there is none. */
+extern bool rctl_store_lock_replica(const char *name, RctlReplicaRow *row);
+
+/* The unfinished operation of a replica; 0 if there is none. */
+extern int64 rctl_store_unfinished(int64 replica_id);
+
+/*
+ * Queues an operation.  state: the replica's state while it runs; NULL leaves
+ * it.  Operations of the replica that need attention are superseded.
+ */
+extern int64 rctl_store_enqueue(RctlOpKind kind, int64 replica_id, const char *replica,
+								const char *previous_state, const char *state,
+								const char *arguments);
+
+typedef struct RctlOutcome
+{
+	RctlOpState state;
+	RctlOpKind	kind;
+	char	   *replica;
+	RctlError	error;			/* sqlstate NULL: none */
+} RctlOutcome;
+
+/* The latest operation of a replica by name; 0 if there never was one. */
+extern int64 rctl_store_latest(const char *replica);
+extern bool rctl_store_outcome(int64 operation, RctlOutcome *outcome);
+
+/* Marks an unfinished operation; cancels one that never started. False if it had ended. */
+extern bool rctl_store_request_cancel(int64 operation);
+
+/* Makes every row this server's own and queues what was parked for it; returns how many rows changed. */
+extern int64 rctl_store_claim(void);
+
+/* ---- launcher ---- */
+
+/*
+ * Ids (int64 *) of operations that are due, at most limit, oldest first, and
+ * the milliseconds until the next one is (-1: none waits).
+ */
+extern List *rctl_store_due(int limit, const int64 *running, int nrunning, long *next_ms);
+
+/* Parks unfinished operations that belong to another server; returns how many. */
+extern int	rctl_store_park_foreign(void);
+
+/* Parks one operation that cannot even be loaded. */
+extern void rctl_store_park(int64 operation, const RctlError *error);
+
+/* ---- engine ---- */
+
+/* NULL if there is no such row, or it is not queued or running, or not this server's. */
+extern RctlOpRow *rctl_store_load(int64 operation);
+
+/* The operation is running; notes how many steps it has. */
+extern void rctl_store_started(RctlOpRow *row, int steps);
+
+/* The outcome of the step before, and the start of this one; progress is that of the whole, 0 to 1. */
+extern void rctl_store_step(RctlOpRow *row, const char *done, const char *step, int number,
+							bool no_return, double progress);
+
+/* The last step is done. */
+extern void rctl_store_step_done(RctlOpRow *row, const char *step);
+
+/* The attempt at the running step failed. */
+extern void rctl_store_step_failed(RctlOpRow *row);
+extern void rctl_store_retry(RctlOpRow *row, const RctlError *error, long delay_ms);
+extern void rctl_store_undoing(RctlOpRow *row, const RctlError *error);
+
+/* Ends an operation and settles its replica's row: state NULL deletes the row. */
+extern void rctl_store_end(RctlOpRow *row, RctlOpEvent event, const RctlError *error,
+						   const char *replica_state, const char *replica_message);
+
+/* op->state, facts and the progress on the board. */
+extern void rctl_store_save(RctlOpRow *row);
+
+extern void rctl_store_cleanup_add(RctlOpRow *row, const char *type, const RctlMap *object, bool always);
+
+/* RctlCleanup records, latest first. type NULL: all; only_always: those with the flag. */
+extern List *rctl_store_cleanups(RctlOpRow *row, const char *type, bool only_always);
+extern void rctl_store_cleanup_forget(int64 cleanup_id);
+
+extern RctlReplica *rctl_store_replica(const char *name);
+extern bool rctl_store_is_taken(const char *fact, const char *value, int64 except_replica);
+
+/* actor and names may be NULL where they do not apply. */
+extern void rctl_store_event(const char *replica, int64 operation, const char *severity,
+							 const char *kind, const char *message, const char *detail,
+							 const char *actor);
+
+#endif							/* REPLICA_CTL_CORE_STORE_H */

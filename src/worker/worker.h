@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.h
+ *	  The background workers: launcher and operation workers.
+ *
+ * The launcher is static, the only one, and does no I/O that can block.  An
+ * operation worker is dynamic, works on one operation and exits.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REPLICA_CTL_WORKER_WORKER_H
+#define REPLICA_CTL_WORKER_WORKER_H
+
+#include "postmaster/bgworker.h"
+
+/* Registers the static workers; from _PG_init only. */
+extern void rctl_workers_register(void);
+
+/* Fills in what the workers have in common; main is the name of an exported function. */
+extern void rctl_worker_define(BackgroundWorker *worker, const char *main);
+
+/* Signals, database, and session settings of a worker; call first in its main. */
+extern void rctl_worker_start(void);
+
+/* Asks the postmaster for the worker of a reserved board slot; NULL if it has no room. */
+extern BackgroundWorkerHandle *rctl_op_worker_launch(int slot, int64 operation);
+
+extern PGDLLEXPORT void rctl_launcher_main(Datum arg);
+extern PGDLLEXPORT void rctl_op_worker_main(Datum arg);
+
+#endif							/* REPLICA_CTL_WORKER_WORKER_H */
