@@ -255,7 +255,7 @@ run_guarded(RctlOpRow *row, void (*fn) (RctlOpRow *row, const void *arg), const 
 			int *sqlerrcode)
 {
 	MemoryContext old = MemoryContextSwitchTo(row->op.step_context);
-	RctlError  *error = NULL;
+	RctlError  *volatile error = NULL;
 
 	last_progress = GetCurrentTimestamp();
 	rctl_wait_check = check_wait;
