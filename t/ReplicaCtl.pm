@@ -1,0 +1,463 @@
+# ReplicaCtl.pm
+#	  What the TAP tests of this extension share, on top of
+#	  PostgreSQL::Test::Cluster.
+#
+#	  use ReplicaCtl;
+#	  my $primary = new_primary('main');
+#	  $primary->safe_psql('postgres', q{SELECT replica_create('r1')});
+#	  wait_for($primary, q{SELECT state = 'streaming' FROM replica_status});
+#	  ...
+#	  no_orphans_ok($primary);
+#	  done_testing();
+#
+# Replicas of a primary made here live in its basedir/replicas, so that what
+# belongs to a test can be told by its path.  A test that ends early takes
+# its replicas down with it (END below).  A file that runs longer than
+# RCTL_TEST_TIMEOUT seconds (600 unless set) is ended as failed.
+package ReplicaCtl;
+
+use strict;
+use warnings;
+use Carp;
+use Exporter 'import';
+use File::Basename;
+use File::Path qw(make_path);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+our @EXPORT = qw(
+  new_primary
+  wait_for
+  wait_until
+  wait_operation
+  psql_error
+  free_port
+  replica_dir
+  replica_processes
+  no_orphans_ok
+  restart_pid
+  worker_pid
+  crash
+  debian_cluster
+  test_build
+);
+
+my @primaries;
+my $limit = $ENV{RCTL_TEST_TIMEOUT} || 600;
+
+$SIG{ALRM} = sub { die "the test did not end within $limit s\n" };
+alarm($limit);
+
+# new_primary(name, option => value ...)
+#
+# A running primary with the extension created in "postgres".  Options:
+#   conf       => text appended to postgresql.conf, after ours
+#   hba        => text that replaces pg_hba.conf
+#   initdb     => [more arguments of initdb]
+#   extension  => 0: do not create the extension
+#   start      => 0: do not start it (nor create the extension)
+sub new_primary
+{
+	my ($name, %options) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(
+		allows_streaming => 1,
+		extra => [ '--encoding=UTF8', '--locale=C', @{ $options{initdb} // [] } ]);
+	$node->append_conf('postgresql.conf', join("\n",
+		"shared_preload_libraries = 'replica_ctl'",
+		"replica_ctl.database = 'postgres'",
+		"replica_ctl.local_directory = '" . replica_dir($node) . "'",
+		'max_worker_processes = 20',
+		'max_wal_senders = 20',
+		'max_replication_slots = 20',
+		'max_connections = 50',
+		'restart_after_crash = on',
+		'log_min_messages = info',
+		$options{conf} // ''));
+	if (defined $options{hba})
+	{
+		open my $hba, '>', $node->data_dir . '/pg_hba.conf' or croak "pg_hba.conf: $!";
+		print $hba $options{hba};
+		close $hba;
+	}
+	push @primaries, $node;
+
+	if ($options{start} // 1)
+	{
+		$node->start;
+		$node->safe_psql('postgres', 'CREATE EXTENSION replica_ctl')
+		  if $options{extension} // 1;
+	}
+	return $node;
+}
+
+# Where the replicas of a primary made by new_primary live.
+sub replica_dir
+{
+	my ($node) = @_;
+	return $node->basedir . '/replicas';
+}
+
+# wait_until(sub, what, timeout = 30): calls sub until it returns true, which
+# is then returned.  Dies, naming what, if it never does.
+sub wait_until
+{
+	my ($condition, $what, $timeout) = @_;
+	my $end = time + ($timeout //= 30);
+
+	while (1)
+	{
+		my $result = $condition->();
+		return $result if $result;
+		croak "waited $timeout s in vain for $what" if time > $end;
+		sleep 0.05;
+	}
+}
+
+# wait_for(node, query, timeout = 30): until the query, in "postgres", returns
+# "t".  Errors of the query count as false: the server may be restarting.
+sub wait_for
+{
+	my ($node, $query, $timeout) = @_;
+	my $last = '';
+	my $result = eval {
+		wait_until(
+			sub {
+				my ($rc, $out, $err) = $node->psql('postgres', $query);
+				$last = "$out$err";
+				return $rc == 0 && $out eq 't';
+			},
+			$query, $timeout);
+	};
+
+	croak "$@ last result: $last" unless $result;
+	return 1;
+}
+
+# Waits until the operation has ended, and returns its final state whatever
+# it is (replica_operation_wait raises the error of one that failed).
+sub wait_operation
+{
+	my ($node, $operation, $timeout) = @_;
+
+	wait_for($node,
+		"SELECT state NOT IN ('queued', 'running') FROM replica_operations WHERE operation = $operation",
+		$timeout // 60);
+	return $node->safe_psql('postgres',
+		"SELECT state FROM replica_operations WHERE operation = $operation");
+}
+
+# Runs a statement that must fail; returns all that psql says about it, with
+# SQLSTATE, detail and hint.
+sub psql_error
+{
+	my ($node, $sql, %options) = @_;
+	my ($rc, $out, $err) = $node->psql($options{dbname} // 'postgres',
+		"\\set VERBOSITY verbose\n$sql", on_error_stop => 1,
+		extra_params => $options{extra_params} // []);
+
+	croak "no error: $sql" if $rc == 0;
+	return $err;
+}
+
+# A port that nothing listens on and that no other test will be given.
+sub free_port
+{
+	return PostgreSQL::Test::Cluster::get_free_port();
+}
+
+# Pids of processes that run in, or were called with, a path in the replica
+# directory of the node.
+sub replica_processes
+{
+	my ($node) = @_;
+	return processes_of(replica_dir($node));
+}
+
+sub processes_of
+{
+	my ($path) = @_;
+	my @pids;
+
+	for my $proc (glob '/proc/[0-9]*')
+	{
+		my $pid = basename($proc);
+		next if $pid == $$;
+		my $cwd = readlink("$proc/cwd") // '';
+		my $command = '';
+		if (open my $in, '<', "$proc/cmdline")
+		{
+			local $/;
+			$command = <$in> // '';
+		}
+		push @pids, $pid if "$cwd/" =~ m{^\Q$path\E/} || $command =~ m{\Q$path\E(/|\0|$)};
+	}
+	return @pids;
+}
+
+# One assertion: nothing is left of any replica.  No process, no directory,
+# no slot, no cleanup record of an operation that has ended.  Slots and files
+# named in keep are expected.
+sub no_orphans_ok
+{
+	my ($node, $name, %options) = @_;
+	my %keep = map { $_ => 1 } @{ $options{keep} // [] };
+	my $dir = replica_dir($node);
+	my @left;
+
+	# processes end a moment after they were told to
+	eval { wait_until(sub { !grep { !is_kept($_, $dir, \%keep) } replica_processes($node) }, 'processes', 5) };
+	push @left, map { "process $_: " . command_of($_) }
+	  grep { !is_kept($_, $dir, \%keep) } replica_processes($node);
+	push @left, map { "file $_" } grep { !$keep{ basename($_) } } glob "$dir/*";
+	push @left, map { "slot $_" } grep { !$keep{$_} } split /\n/,
+	  $node->safe_psql('postgres', 'SELECT slot_name FROM pg_replication_slots');
+	push @left, map { "cleanup record $_" } split /\n/, $node->safe_psql('postgres', q{
+		SELECT c.type || ' ' || c.object FROM replica_ctl.cleanup c
+		JOIN replica_ctl.operation o USING (operation_id)
+		WHERE o.state IN ('succeeded', 'failed', 'cancelled')});
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return ok(!@left, $name // 'nothing is left behind') || diag(join("\n", @left));
+}
+
+sub is_kept
+{
+	my ($pid, $dir, $keep) = @_;
+	my $text = (readlink("/proc/$pid/cwd") // '') . ' ' . command_of($pid);
+
+	return grep { $text =~ m{\Q$dir/$_\E(/|\s|$)} } keys %$keep;
+}
+
+sub command_of
+{
+	my ($pid) = @_;
+
+	open my $in, '<', "/proc/$pid/cmdline" or return '';
+	local $/;
+	my $command = <$in> // '';
+	$command =~ tr/\0/ /;
+	return $command;
+}
+
+# Pid of a background worker whose backend_type begins with the text, or ''.
+sub worker_pid
+{
+	my ($node, $type) = @_;
+
+	return $node->safe_psql('postgres',
+		"SELECT pid FROM pg_stat_activity WHERE starts_with(backend_type, '$type') ORDER BY pid LIMIT 1");
+}
+
+# kill -9 of the postmaster, and a wait until its children are gone too.
+# Start it again with $node->start.
+sub crash
+{
+	my ($node) = @_;
+	my $dir = $node->data_dir;
+
+	$node->kill9;
+	wait_until(sub { !grep { (readlink("/proc/$_/cwd") // '') eq $dir } processes_of($dir) },
+		'the end of the backends');
+	return;
+}
+
+# kill -9 of one of the node's processes, and a wait until it is gone.  The
+# postmaster restarts everything then.
+sub restart_pid
+{
+	my ($node, $pid) = @_;
+
+	kill 9, $pid or croak "could not kill $pid: $!";
+	wait_until(sub { !kill 0, $pid }, "the end of process $pid");
+	wait_for($node, 'SELECT true');
+	return;
+}
+
+# A primary as Debian's pg_createcluster lays it out: configuration in a
+# directory of its own that pg_ctl -D does not see, with an include
+# directory, the data elsewhere, started with -c config_file=.  Peer
+# authentication on the socket for the superuser "postgres".  Returns an
+# object with the methods port, host, data_dir, config_dir, psql, start, stop.
+sub debian_cluster
+{
+	my ($name, %options) = @_;
+	return ReplicaCtl::DebianCluster->new($name, %options);
+}
+
+# Whether the server has what only test builds have.
+sub test_build
+{
+	my ($node) = @_;
+	return $node->safe_psql('postgres',
+		q{SELECT count(*) FROM replica_ctl.steps() WHERE provider = 'mock'}) > 0;
+}
+
+# Replicas are daemons: they would survive a test that dies.  This runs before
+# the END of PostgreSQL::Test::Cluster, which removes the directories.
+END
+{
+	my $status = $?;
+
+	alarm(0);
+	for my $node (@primaries)
+	{
+		# so that no worker restarts what is being stopped
+		eval { $node->stop('immediate') if defined $node->{_pid} };
+		end_processes(replica_dir($node));
+	}
+	ReplicaCtl::DebianCluster::stop_all();
+	$? = $status;
+}
+
+# SIGQUIT (for a postmaster: immediate shutdown), and SIGKILL to what stays.
+sub end_processes
+{
+	my ($path) = @_;
+
+	for my $signal ('QUIT', 'KILL')
+	{
+		my @pids = processes_of($path) or return;
+		kill $signal, @pids;
+		eval { wait_until(sub { !processes_of($path) }, 'processes', 5) };
+	}
+	return;
+}
+
+package ReplicaCtl::DebianCluster;
+
+use strict;
+use warnings;
+use Carp;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my @clusters;
+
+sub new
+{
+	my ($class, $name, %options) = @_;
+	my $base = PostgreSQL::Test::Utils::tempdir("debian_$name");
+	my $user = getpwuid($<);
+	my $self = bless {
+		name => $name,
+		base => $base,
+		config => "$base/etc/postgresql/15/$name",
+		data => "$base/var/lib/postgresql/15/$name",
+		socket => PostgreSQL::Test::Utils::tempdir_short(),
+		log => "$base/postgresql-15-$name.log",
+		port => ReplicaCtl::free_port(),
+	}, $class;
+
+	File::Path::make_path($self->{config}, "$base/var/lib/postgresql/15");
+	system_or_bail('initdb', '-D', $self->{data}, '--auth-local=peer', '--auth-host=scram-sha-256',
+		'-N', '--encoding=UTF8', '--locale=C', '-U', $options{superuser} // 'postgres');
+	for my $file ('postgresql.conf', 'pg_hba.conf', 'pg_ident.conf')
+	{
+		rename "$self->{data}/$file", "$self->{config}/$file" or croak "$file: $!";
+	}
+	mkdir "$self->{config}/conf.d" or croak "conf.d: $!";
+
+	# The owner of the server is the superuser by peer, as "postgres" is there.
+	$self->append('pg_ident.conf', "owner $user " . ($options{superuser} // 'postgres'));
+	my $hba = slurp_file("$self->{config}/pg_hba.conf");
+	$hba =~ s/^(local\s.*\s)peer$/$1peer map=owner/gm;
+	$self->rewrite('pg_hba.conf', $options{hba} // $hba);
+	$self->append('postgresql.conf', join("\n",
+		"data_directory = '$self->{data}'",
+		"hba_file = '$self->{config}/pg_hba.conf'",
+		"ident_file = '$self->{config}/pg_ident.conf'",
+		"external_pid_file = '$base/$name.pid'",
+		"port = $self->{port}",
+		"unix_socket_directories = '$self->{socket}'",
+		"listen_addresses = 'localhost'",
+		"cluster_name = '15/$name'",
+		"include_dir = 'conf.d'"));
+	$self->rewrite('conf.d/replica_ctl.conf', join("\n",
+		"shared_preload_libraries = 'replica_ctl'",
+		'fsync = off',
+		$options{conf} // '', ''));
+	push @clusters, $self;
+	$self->start if $options{start} // 1;
+	return $self;
+}
+
+sub port { return $_[0]{port} }
+sub host { return $_[0]{socket} }
+sub data_dir { return $_[0]{data} }
+sub config_dir { return $_[0]{config} }
+sub logfile { return $_[0]{log} }
+
+# Where replicas are made, unless the settings say otherwise.
+sub replica_dir { return "$_[0]{data}_replicas" }
+
+sub append
+{
+	my ($self, $file, $text) = @_;
+	append_to_file("$self->{config}/$file", "$text\n");
+	return;
+}
+
+sub rewrite
+{
+	my ($self, $file, $text) = @_;
+	open my $out, '>', "$self->{config}/$file" or croak "$file: $!";
+	print $out $text;
+	close $out;
+	return;
+}
+
+sub start
+{
+	my ($self) = @_;
+	system_or_bail('pg_ctl', '-w', '-D', $self->{data}, '-l', $self->{log},
+		'-o', "-c config_file=$self->{config}/postgresql.conf", 'start');
+	return;
+}
+
+sub stop
+{
+	my ($self, $mode) = @_;
+	system_log('pg_ctl', '-w', '-D', $self->{data}, '-m', $mode // 'fast', 'stop');
+	return;
+}
+
+# (exit code, stdout, stderr) of psql as the superuser
+sub psql
+{
+	my ($self, $sql, %options) = @_;
+	my ($out, $err);
+
+	IPC::Run::run(
+		[ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-h', $self->{socket}, '-p', $self->{port},
+			'-U', $options{user} // 'postgres', '-d', $options{dbname} // 'postgres', '-f', '-' ],
+		'<', \$sql, '>', \$out, '2>', \$err);
+	my $rc = $? >> 8;
+	chomp($out, $err);
+	return ($rc, $out, $err);
+}
+
+sub safe_psql
+{
+	my ($self, $dbname, $sql) = @_;
+	my ($rc, $out, $err) = $self->psql($sql, dbname => $dbname);
+
+	croak "psql failed: $err" if $rc != 0;
+	return $out;
+}
+
+sub stop_all
+{
+	for my $self (@clusters)
+	{
+		system_log('pg_ctl', '-w', '-D', $self->{data}, '-m', 'immediate', 'stop')
+		  if -f "$self->{data}/postmaster.pid";
+		ReplicaCtl::end_processes($self->{base});
+	}
+	return;
+}
+
+1;
