@@ -28,4 +28,11 @@ rctl_server_aclcheck(Oid server, Oid role)
 #endif
 }
 
+/* From 17 on a wait event set belongs to a resource owner; NULL: none. */
+#if PG_VERSION_NUM >= 170000
+#define rctl_create_wait_event_set(nevents) CreateWaitEventSet(NULL, (nevents))
+#else
+#define rctl_create_wait_event_set(nevents) CreateWaitEventSet(CurrentMemoryContext, (nevents))
+#endif
+
 #endif							/* REPLICA_CTL_COMPAT_H */

@@ -40,11 +40,14 @@ extern const char *rctl_map_get_default(const RctlMap *map, const char *key, con
 extern void rctl_map_set(RctlMap *map, const char *key, const char *value);
 extern void rctl_map_setf(RctlMap *map, const char *key, const char *format,...) pg_attribute_printf(3, 4);
 
+/* Sets a value that is the (valid) JSON text of an array or object. */
+extern void rctl_map_set_json(RctlMap *map, const char *key, const char *json);
+
 /* Raises ERRCODE_INVALID_PARAMETER_VALUE if it is not an object; "what" names it in the message. */
 extern RctlMap *rctl_map_from_jsonb(Jsonb *jsonb, const char *what);
 extern RctlMap *rctl_map_from_json(const char *json, const char *what);
 
-/* Adds the DefElems of CREATE SERVER / USER MAPPING OPTIONS. */
+/* A map of the DefElems of CREATE SERVER / USER MAPPING OPTIONS. */
 extern RctlMap *rctl_map_from_options(List *defelems);
 
 extern char *rctl_map_to_json(const RctlMap *map);

@@ -6,40 +6,59 @@
  * No shell is ever involved.  The child gets a small environment built from
  * nothing (PATH, HOME, LANG/LC_*, TZ and what the caller adds: never
  * NOTIFY_SOCKET, PGDATA or another PG* variable of this server), no
- * inherited descriptor but 0, 1 and 2, default signal handlers and an empty
+ * inherited descriptor but 0, 1 and 2, no controlling terminal (so that no
+ * program asks a question there), default signal handlers and an empty
  * signal mask.  It is sent SIGTERM by the kernel if this process dies
  * (PR_SET_PDEATHSIG), so that no program outlives a worker that was killed;
  * a daemon that the program itself forks (pg_ctl start) is not affected.
  *
  * A process belongs to the memory context that was current at its start:
  * resetting or deleting that context ends the whole process group (SIGTERM,
- * a short grace, SIGKILL) and reaps it.  So an error needs no clean-up code.
+ * a short grace, SIGKILL) and reaps it, and so does the exit of this
+ * process.  So an error needs no clean-up code.
+ *
+ * A program that exits may leave others running in its group: that was its
+ * will.  If it was ended by a signal, the rest of its group is ended too.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef REPLICA_CTL_NET_PROCESS_H
 #define REPLICA_CTL_NET_PROCESS_H
 
-#include "lib/stringinfo.h"
+#include "net/text.h"
 
 typedef struct RctlProcess RctlProcess;
 
 typedef struct RctlProcessSpec
 {
-	const char *const *argv;	/* NULL-terminated; argv[0] is an absolute path */
-	const char *const *env;		/* more "NAME=value" entries, NULL-terminated; or NULL */
-	const char *input;			/* written to the child's stdin, then closed; or NULL = /dev/null */
-	const char *output_file;	/* stdout and stderr append to this file instead of being captured; or NULL */
-	const char *directory;		/* working directory; or NULL = "/" */
+	/* NULL-terminated; argv[0] is an absolute path. */
+	const char *const *argv;
+
+	/* More "NAME=value" entries, NULL-terminated; or NULL. */
+	const char *const *env;
+
+	/* Written to the child's stdin, which is then closed; NULL: /dev/null. */
+	const char *input;
+
+	/* stdout and stderr are appended to this file; NULL: captured. */
+	const char *output_file;
+
+	/* Working directory; NULL: "/". */
+	const char *directory;
 } RctlProcessSpec;
 
 typedef struct RctlProcessResult
 {
-	bool		exited;			/* true: exit_code is valid; false: ended by signal */
+	bool		exited;			/* else it was ended by a signal */
 	int			exit_code;
 	int			signal;
-	char	   *output;			/* stdout, at most 64 kB: the last part of it; never NULL */
-	char	   *errors;			/* stderr, likewise; never NULL */
+
+	/*
+	 * stdout and stderr: at most 64 kB, the last part; valid in the database
+	 * encoding; never NULL.
+	 */
+	char	   *output;
+	char	   *errors;
 } RctlProcessResult;
 
 /*
@@ -54,13 +73,18 @@ extern RctlProcess *rctl_process_start(const RctlProcessSpec *spec);
 /*
  * Waits until it has ended, calling tick (may be NULL) about every
  * interval_ms.  timeout_ms <= 0: no bound of its own, the caller's
- * rctl_wait_check bounds it.  On timeout ends the process group and raises
- * ERRCODE_QUERY_CANCELED.  The result is palloc'd in CurrentMemoryContext.
+ * rctl_wait_check (called at least once a second) bounds it.  On timeout ends
+ * the process group and raises ERRCODE_QUERY_CANCELED; an error raised by a
+ * wait or by tick ends the group as well.  Call it once.  The result is
+ * palloc'd in CurrentMemoryContext.
  */
 extern RctlProcessResult *rctl_process_wait(RctlProcess *process, long timeout_ms,
 											RctlProcessTick tick, long interval_ms, void *arg);
 
-/* Ends the process group and reaps it; harmless if it has ended. */
+/*
+ * Ends the process group and reaps it; harmless if it has ended.  May take
+ * the grace of 2 seconds, without taking interrupts; raises no error.
+ */
 extern void rctl_process_end(RctlProcess *process);
 
 /* Start and wait. */
@@ -68,8 +92,5 @@ extern RctlProcessResult *rctl_process_run(const RctlProcessSpec *spec, long tim
 
 /* "exited with code 1" / "was ended by signal 9: Killed", for messages. */
 extern const char *rctl_process_describe(const RctlProcessResult *result);
-
-/* The last lines (at most max_lines, at most 2 kB) of a text, for errdetail. */
-extern char *rctl_last_lines(const char *text, int max_lines);
 
 #endif							/* REPLICA_CTL_NET_PROCESS_H */

@@ -3,8 +3,8 @@
  * wait.h
  *	  The one way in which this extension's processes wait.
  *
- * Every wait sleeps on the process latch (and a socket, if one is given),
- * dies with the postmaster, takes part in ProcSignalBarriers, reloads the
+ * Every wait sleeps on the process latch (and the sockets it is given), dies
+ * with the postmaster, takes part in ProcSignalBarriers, reloads the
  * configuration after SIGHUP, and is bounded by the caller.
  *
  *-------------------------------------------------------------------------
@@ -31,6 +31,17 @@ extern RctlWaitCheck rctl_wait_check;
  * rctl_wait_check raise.  Must not be called in a transaction.
  */
 extern int	rctl_wait(pgsocket sock, int socket_events, long timeout_ms);
+
+/* One of several sockets (or pipes, or whatever else can be polled). */
+typedef struct RctlWaitSocket
+{
+	pgsocket	sock;			/* PGINVALID_SOCKET: left out */
+	int			events;			/* mask of WL_SOCKET_*; 0: left out */
+	int			ready;			/* out: those of them that occurred */
+} RctlWaitSocket;
+
+/* The same as rctl_wait() for any number of sockets. */
+extern int	rctl_wait_many(RctlWaitSocket *sockets, int nsockets, long timeout_ms);
 
 /* Sleeps for timeout_ms, however often the latch is set meanwhile. */
 extern void rctl_sleep(long timeout_ms);
