@@ -161,6 +161,34 @@ rctl_op_replica(RctlOp *op, const char *name)
 	return replica;
 }
 
+bool
+rctl_op_reserve(RctlOp *op, const char *fact, const char *value)
+{
+	bool		taken;
+
+	rctl_store_begin();
+	rctl_store_lock_facts();
+	taken = rctl_store_is_taken(fact, value, op->replica->id);
+	if (!taken)
+	{
+		rctl_map_set(op->replica->facts, fact, value);
+		rctl_store_save(current);
+	}
+	rctl_store_commit();
+	return !taken;
+}
+
+bool
+rctl_op_fact_taken(RctlOp *op, const char *fact, const char *value)
+{
+	bool		taken;
+
+	rctl_store_begin();
+	taken = rctl_store_is_taken(fact, value, op->replica->id);
+	rctl_store_commit();
+	return taken;
+}
+
 char *
 rctl_op_secret(RctlOp *op, const char *option)
 {

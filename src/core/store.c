@@ -439,6 +439,12 @@ rctl_store_replica(const char *name)
 	return replica;
 }
 
+void
+rctl_store_lock_facts(void)
+{
+	run("SELECT pg_advisory_xact_lock('replica_ctl.replica'::regclass::int, 0)", NO_ARGS);
+}
+
 bool
 rctl_store_is_taken(const char *fact, const char *value, int64 except_replica)
 {

@@ -158,6 +158,9 @@ extern List *rctl_store_cleanups(RctlOpRow *row, const char *type, bool only_alw
 extern void rctl_store_cleanup_forget(int64 cleanup_id);
 
 extern RctlReplica *rctl_store_replica(const char *name);
+
+/* Until the end of the transaction nobody else who asks for this lock may take a fact. */
+extern void rctl_store_lock_facts(void);
 extern bool rctl_store_is_taken(const char *fact, const char *value, int64 except_replica);
 
 /* actor and names may be NULL where they do not apply. */

@@ -225,6 +225,16 @@ extern void rctl_op_event(RctlOp *op, const char *severity, const char *kind,
  */
 extern char *rctl_op_secret(RctlOp *op, const char *option);
 
+/*
+ * Sets a fact of op's replica, durably, unless another replica of this
+ * registry has the same; false if one has.  Two operations that run at the
+ * same time never both succeed.
+ */
+extern bool rctl_op_reserve(RctlOp *op, const char *fact, const char *value);
+
+/* Whether another replica of this registry has this fact. */
+extern bool rctl_op_fact_taken(RctlOp *op, const char *fact, const char *value);
+
 /* Another replica of this registry, palloc'd in CurrentMemoryContext; NULL if there is none. */
 extern RctlReplica *rctl_op_replica(RctlOp *op, const char *name);
 

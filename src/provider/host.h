@@ -1,0 +1,128 @@
+/*-------------------------------------------------------------------------
+ *
+ * host.h
+ *	  The machine on which a replica lives: run this program, write this
+ *	  file, read that one.
+ *
+ * The steps of a physical standby (standby.h) touch the files, processes and
+ * ports of its machine through these functions and in no other way, so that
+ * they are the same for this machine (host_local.c) and for others.
+ *
+ * All paths are absolute.  Nothing follows a symbolic link at the end of a
+ * path, and nothing passes a path through a shell.  Functions raise errors,
+ * with the operating system's words in the message, unless it says so here.
+ * Memory is palloc'd in CurrentMemoryContext.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REPLICA_CTL_PROVIDER_HOST_H
+#define REPLICA_CTL_PROVIDER_HOST_H
+
+#include "nodes/pg_list.h"
+
+#include "net/process.h"
+#include "provider/provider.h"
+
+typedef enum RctlPathKind
+{
+	RCTL_PATH_MISSING,
+	RCTL_PATH_FILE,
+	RCTL_PATH_DIRECTORY,
+	RCTL_PATH_SYMLINK,
+	RCTL_PATH_OTHER,
+} RctlPathKind;
+
+/* What is at a path. */
+typedef struct RctlPathInfo
+{
+	RctlPathKind kind;
+	bool		empty;			/* a directory without entries */
+	bool		owned;			/* by the user as whom the server will run */
+	bool		writable;		/* entries can be made in this directory */
+	char	   *identity;		/* the inode: another one if it was replaced; NULL if missing */
+
+	/*
+	 * Of the path, or of its nearest existing ancestor if it is missing:
+	 */
+	char	   *real_path;		/* with all symbolic links resolved, the missing rest appended */
+	char	   *ancestor;		/* that ancestor */
+	bool		ancestor_writable;
+	char	   *device;			/* names the file system */
+	uint64		free_bytes;		/* there, for an unprivileged user */
+} RctlPathInfo;
+
+typedef struct RctlHost RctlHost;
+
+struct RctlHost
+{
+	const char *name;			/* for messages: "this host" */
+	bool		local;			/* shares its file systems and ports with this server */
+	const char *bindir;			/* PostgreSQL's programs there */
+	const char *scratch;		/* directory for files that live as long as an operation */
+	const char *os_user;		/* as whom the replica runs */
+	RctlOp	   *op;				/* whose progress deadline long work pushes out; NULL in a session */
+
+	/*
+	 * Runs a program to its end; see net/process.h.
+	 */
+	RctlProcessResult *(*run) (RctlHost *host, const RctlProcessSpec *spec, long timeout_ms,
+							   RctlProcessTick tick, long interval_ms, void *arg);
+
+	void		(*inspect) (RctlHost *host, const char *path, RctlPathInfo *info);
+
+	/* At most the last max_bytes of a file; NULL if there is no such file. */
+	char	   *(*read_file) (RctlHost *host, const char *path, size_t max_bytes);
+
+	/* Replaces the file in one go, durably, with exactly this mode. */
+	void		(*write_file) (RctlHost *host, const char *path, const char *content, int mode);
+
+	/* Removes a file; true if it was there. */
+	bool		(*remove_file) (RctlHost *host, const char *path);
+
+	/*
+	 * Makes a directory, and missing parents if wanted, with mode 0700.
+	 * False if it exists.
+	 */
+	bool		(*make_directory) (RctlHost *host, const char *path, bool parents);
+
+	void		(*set_mode) (RctlHost *host, const char *path, int mode);
+
+	/*
+	 * Removes a directory with all that is in it (never what symbolic links
+	 * point to), or only all that is in it.  That it is gone is fine.
+	 */
+	void		(*remove_tree) (RctlHost *host, const char *path, bool keep_top);
+
+	/* Removes a directory if it is empty; says whether it did. */
+	bool		(*remove_empty) (RctlHost *host, const char *path);
+
+	void		(*rename) (RctlHost *host, const char *from, const char *to);
+
+	/* The pid of the live postmaster that runs in this data directory; 0 if there is none. */
+	int			(*server_pid) (RctlHost *host, const char *directory);
+
+	/*
+	 * Starts the server of a data directory as a daemon that outlives this
+	 * server and the service manager's unit that this server may run in, and
+	 * waits until it accepts connections or has failed.  Its output is
+	 * appended to log_file, a path relative to the data directory.
+	 * config_file: if it is not the one in the data directory; or NULL.
+	 * warning is set to a palloc'd sentence if something keeps it from being a
+	 * daemon of its own, else to NULL.
+	 */
+	RctlProcessResult *(*start_server) (RctlHost *host, const char *directory, const char *log_file,
+										const char *config_file, RctlProcessTick tick, void *arg,
+										char **warning);
+
+	/*
+	 * The first wanted ports, from first on, on which a server with these
+	 * settings could listen now: a list of integers, may be shorter.
+	 */
+	List	   *(*free_ports) (RctlHost *host, int first, int wanted, const char *listen_addresses,
+							   const char *socket_directories);
+};
+
+/* host_local.c; op may be NULL, then nothing that waits may be called */
+extern RctlHost *rctl_host_local(RctlOp *op, const RctlMap *server_options);
+
+#endif							/* REPLICA_CTL_PROVIDER_HOST_H */

@@ -1,0 +1,160 @@
+/*-------------------------------------------------------------------------
+ *
+ * local.c
+ *	  The provider "local": replicas in directories on this host.
+ *
+ * Options, plans and the provider's struct; the steps are those of any
+ * physical standby (standby.h) on the host of this server (host_local.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "provider/providers.h"
+#include "provider/standby.h"
+
+static const RctlOptionDef server_options[] = {
+	{"bindir", RCTL_OPTION_PATH, "directory of PostgreSQL's programs, default that of this server"},
+	{"directory", RCTL_OPTION_PATH, "where replicas are made, default the setting replica_ctl.local_directory"},
+	{NULL}
+};
+
+static const RctlOptionDef mapping_options[] = {
+	{"user", RCTL_OPTION_TEXT, "role to log in with, for replication and for promotion, default found by trying"},
+	{"password", RCTL_OPTION_TEXT, "its password"},
+	{"passfile", RCTL_OPTION_PATH, "password file of libpq to use instead of a password"},
+	{NULL}
+};
+
+static const char *const checkpoint_choices[] = {"fast", "spread", NULL};
+
+static const RctlOptionDef create_options[] = {
+	{"apply_delay", RCTL_OPTION_INTERVAL, "how long it waits before it applies a commit, default 0"},
+	{"checkpoint", RCTL_OPTION_CHOICE, "fast or spread: the checkpoint that the copy begins with, default fast",
+	.choices = checkpoint_choices},
+	{"data_directory", RCTL_OPTION_PATH, "its data directory, missing or empty, default one named like the replica in replica_ctl.local_directory"},
+	{"listen_addresses", RCTL_OPTION_TEXT, "where it listens, default as this server"},
+	{"max_rate", RCTL_OPTION_INTEGER, "limit of the copy in kB per second, default none", 32, 1048576},
+	{"port", RCTL_OPTION_INTEGER, "its port, default the first free one after this server's", 1, 65535},
+	{"settings", RCTL_OPTION_OBJECT, "object of settings for its postgresql.conf, default none"},
+	{"synchronous", RCTL_OPTION_BOOL, "whether commits wait for it (synchronous_standby_names), default false"},
+	{"tablespace_mapping", RCTL_OPTION_OBJECT, "object from directories of tablespaces here to directories for the replica, default directories next to its data directory"},
+	{"upstream", RCTL_OPTION_TEXT, "replica that it is copied from and follows, default this server"},
+	{NULL}
+};
+
+static const RctlOptionDef attach_options[] = {
+	{"data_directory", RCTL_OPTION_PATH, "data directory of the standby, which runs; default found by host and port"},
+	{"host", RCTL_OPTION_TEXT, "address or socket directory of the standby, default found by data_directory"},
+	{"port", RCTL_OPTION_INTEGER, "port of the standby, default found by data_directory", 1, 65535},
+	{"slot", RCTL_OPTION_TEXT, "replication slot for it if it uses none yet, default a new one"},
+	{"upstream", RCTL_OPTION_TEXT, "replica that it follows, default this server"},
+	{NULL}
+};
+
+/* Each step of this provider is a step of a standby on this host. */
+#define LOCAL_STEP(step) \
+	static void \
+	local_##step(RctlOp *op) \
+	{ \
+		rctl_standby_##step(op, rctl_host_local(op, op->server_options)); \
+	}
+
+LOCAL_STEP(preflight)
+LOCAL_STEP(slot)
+LOCAL_STEP(copy)
+LOCAL_STEP(configure)
+LOCAL_STEP(start)
+LOCAL_STEP(catch_up)
+LOCAL_STEP(attach_inspect)
+LOCAL_STEP(attach_slot)
+LOCAL_STEP(drop_check)
+LOCAL_STEP(drop_unsync)
+LOCAL_STEP(drop_stop)
+LOCAL_STEP(drop_directory)
+LOCAL_STEP(drop_slot)
+LOCAL_STEP(repair_examine)
+LOCAL_STEP(repair_slot)
+LOCAL_STEP(repair_start)
+LOCAL_STEP(repair_probe)
+LOCAL_STEP(repair_aside)
+LOCAL_STEP(repair_copy)
+LOCAL_STEP(repair_configure)
+LOCAL_STEP(repair_restart)
+LOCAL_STEP(repair_discard)
+
+static const RctlStep create_steps[] = {
+	{"preflight", local_preflight, "choose directory, port and names, and check that nothing is in the way"},
+	{"slot", local_slot, "make the replication slot, so that no WAL is lost from here on"},
+	{"copy", local_copy, "copy the data directory with pg_basebackup"},
+	{"configure", local_configure, "write the replica's configuration"},
+	{"start", local_start, "start the replica's server"},
+	{"catch_up", local_catch_up, "wait until it streams"},
+	{NULL}
+};
+
+static const RctlStep attach_steps[] = {
+	{"inspect", local_attach_inspect, "log in to the standby and check that it follows this server"},
+	{"slot", local_attach_slot, "find its replication slot or make one"},
+	{"catch_up", local_catch_up, "wait until it streams"},
+	{NULL}
+};
+
+static const RctlStep drop_steps[] = {
+	{"check", local_drop_check, "check that nobody depends on it"},
+	{"unsync", local_drop_unsync, "take it out of synchronous_standby_names"},
+	{"stop", local_drop_stop, "stop the replica's server", .point_of_no_return = true},
+	{"directory", local_drop_directory, "delete its directories"},
+	{"slot", local_drop_slot, "drop its replication slot"},
+	{NULL}
+};
+
+static const RctlStep repair_steps[] = {
+	{"examine", local_repair_examine, "look at what is wrong"},
+	{"slot", local_repair_slot, "make its replication slot again if it is gone"},
+	{"start", local_repair_start, "start it if it does not run"},
+	{"probe", local_repair_probe, "see whether it streams, and if not whether it ever can"},
+	{"aside", local_repair_aside, "if a new copy is needed: move the old one aside"},
+	{"copy", local_repair_copy, "if a new copy is needed: make it"},
+	{"configure", local_repair_configure, "if a new copy is needed: write its configuration"},
+	{"restart", local_repair_restart, "if a new copy is needed: start it"},
+	{"catch_up", local_catch_up, "wait until it streams"},
+	{"discard", local_repair_discard, "if there was a new copy: delete the old one", .point_of_no_return = true},
+	{NULL}
+};
+
+static void
+local_check_options(RctlOpKind kind, const char *replica,
+					const RctlMap *server, const RctlMap *options)
+{
+	rctl_standby_check_options(rctl_host_local(NULL, server), kind, replica, server, options);
+}
+
+static void
+local_cleanup(RctlOp *op, const RctlCleanup *record)
+{
+	rctl_standby_cleanup(op, rctl_host_local(op, op->server_options), record);
+}
+
+static PGconn *
+local_connect(RctlOp *op, RctlReplica *replica, long timeout_ms)
+{
+	return rctl_standby_connect(op, rctl_host_local(op, op->server_options), replica, timeout_ms);
+}
+
+const RctlProvider rctl_provider_local = {
+	.name = "local",
+	.wrapper = "replica_local",
+	.runs_programs = true,
+	.server_options = server_options,
+	.mapping_options = mapping_options,
+	.create_options = create_options,
+	.attach_options = attach_options,
+	.check_options = local_check_options,
+	.create = create_steps,
+	.attach = attach_steps,
+	.drop = drop_steps,
+	.repair = repair_steps,
+	.cleanup = local_cleanup,
+	.connect = local_connect,
+};

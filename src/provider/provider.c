@@ -1,0 +1,232 @@
+/*-------------------------------------------------------------------------
+ *
+ * provider.c
+ *	  The registry of providers, and the check of their options.
+ *
+ * A new provider is one file in this directory and one row in the table
+ * below.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
+
+#include "provider/provider.h"
+#include "provider/providers.h"
+
+static const RctlProvider *const providers[] = {
+	&rctl_provider_local,
+#ifdef RCTL_TEST
+	&rctl_provider_mock,
+#endif
+	NULL
+};
+
+const RctlProvider *const *
+rctl_providers(void)
+{
+	return providers;
+}
+
+const RctlProvider *
+rctl_provider_by_wrapper(const char *wrapper)
+{
+	for (int i = 0; providers[i] != NULL; i++)
+	{
+		if (strcmp(providers[i]->wrapper, wrapper) == 0)
+			return providers[i];
+	}
+	return NULL;
+}
+
+static const RctlOptionDef *
+find_option(const RctlOptionDef *defs, const char *name)
+{
+	for (; defs && defs->name; defs++)
+	{
+		if (strcmp(defs->name, name) == 0)
+			return defs;
+	}
+	return NULL;
+}
+
+/* "a, b, c" */
+static char *
+option_names(const RctlOptionDef *defs)
+{
+	StringInfoData names;
+
+	initStringInfo(&names);
+	for (; defs && defs->name; defs++)
+		appendStringInfo(&names, "%s%s", names.len > 0 ? ", " : "", defs->name);
+	return names.data;
+}
+
+static void
+unknown_option(const RctlOptionDef *defs, const char *name, const char *what)
+{
+	char	   *names = option_names(defs);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+			 errmsg("unrecognized option \"%s\" for %s", name, what),
+			 names[0] != '\0'
+			 ? errhint("Valid options are: %s.", names)
+			 : errhint("There are no valid options here.")));
+}
+
+static void bad_value(const RctlOptionDef *def, const char *value, const char *format,...)
+			pg_attribute_noreturn() pg_attribute_printf(3, 4);
+
+/* Raises the error; format says what the value must be. */
+static void
+bad_value(const RctlOptionDef *def, const char *value, const char *format,...)
+{
+	StringInfoData wanted;
+	va_list		args;
+	int			needed;
+
+	initStringInfo(&wanted);
+	for (;;)
+	{
+		va_start(args, format);
+		needed = appendStringInfoVA(&wanted, format, args);
+		va_end(args);
+		if (needed == 0)
+			break;
+		enlargeStringInfo(&wanted, needed);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid value for option \"%s\": \"%s\"", def->name, value),
+			 errdetail("%s", wanted.data),
+			 errhint("%s: %s.", def->name, def->help)));
+}
+
+static void
+check_integer(const RctlOptionDef *def, const char *value)
+{
+	char	   *end;
+	long long	number;
+
+	errno = 0;
+	number = strtoll(value, &end, 10);
+	if (errno != 0 || end == value || *end != '\0' ||
+		number < def->min || number > def->max)
+		bad_value(def, value, "It must be an integer from " INT64_FORMAT " to " INT64_FORMAT ".",
+				  def->min, def->max);
+}
+
+/*
+ * interval_in() knows best what an interval is; it has no state to leave
+ * behind, so that its error can be caught without a subtransaction.
+ */
+static void
+check_interval(const RctlOptionDef *def, const char *value)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Interval   *volatile interval = NULL;
+	Interval	zero = {0};
+
+	PG_TRY();
+	{
+		interval = DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(value),
+														 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+
+	if (interval == NULL ||
+		DatumGetBool(DirectFunctionCall2(interval_lt, IntervalPGetDatum(interval),
+										 IntervalPGetDatum(&zero))))
+		bad_value(def, value, "It must be an interval that is not negative, such as \"30 seconds\".");
+}
+
+static void
+check_choice(const RctlOptionDef *def, const char *value)
+{
+	StringInfoData choices;
+
+	initStringInfo(&choices);
+	for (const char *const *choice = def->choices; *choice; choice++)
+	{
+		if (strcmp(*choice, value) == 0)
+			return;
+		appendStringInfo(&choices, "%s\"%s\"", choices.len > 0 ? ", " : "", *choice);
+	}
+	bad_value(def, value, "It must be one of %s.", choices.data);
+}
+
+static void
+check_path(const RctlOptionDef *def, const char *value)
+{
+	if (!is_absolute_path(value))
+		bad_value(def, value, "It must be an absolute path.");
+	if (strlen(value) >= MAXPGPATH - 128)
+		bad_value(def, value, "The path is too long.");
+	for (const char *c = value; *c; c++)
+	{
+		if ((unsigned char) *c < 0x20 || *c == 0x7f)
+			bad_value(def, value, "It must not hold control characters.");
+	}
+}
+
+static void
+check_value(const RctlOptionDef *def, const RctlMapEntry *entry)
+{
+	const char *value = entry->value;
+	bool		ignored;
+
+	if (entry->nested && def->type != RCTL_OPTION_OBJECT)
+		bad_value(def, value, "It must be a single value.");
+
+	switch (def->type)
+	{
+		case RCTL_OPTION_TEXT:
+			break;
+		case RCTL_OPTION_BOOL:
+			if (!parse_bool(value, &ignored))
+				bad_value(def, value, "It must be true or false.");
+			break;
+		case RCTL_OPTION_INTEGER:
+			check_integer(def, value);
+			break;
+		case RCTL_OPTION_INTERVAL:
+			check_interval(def, value);
+			break;
+		case RCTL_OPTION_CHOICE:
+			check_choice(def, value);
+			break;
+		case RCTL_OPTION_OBJECT:
+			if (!entry->nested || value[0] != '{')
+				bad_value(def, value, "It must be a JSON object.");
+			break;
+		case RCTL_OPTION_PATH:
+			check_path(def, value);
+			break;
+	}
+}
+
+void
+rctl_options_check(const RctlOptionDef *defs, const RctlMap *options, const char *what)
+{
+	ListCell   *cell;
+
+	foreach(cell, options->entries)
+	{
+		const RctlMapEntry *entry = lfirst(cell);
+		const RctlOptionDef *def = find_option(defs, entry->key);
+
+		if (def == NULL)
+			unknown_option(defs, entry->key, what);
+		check_value(def, entry);
+	}
+}

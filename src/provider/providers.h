@@ -1,0 +1,18 @@
+/*-------------------------------------------------------------------------
+ *
+ * providers.h
+ *	  The providers that there are, for the registry in provider.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REPLICA_CTL_PROVIDER_PROVIDERS_H
+#define REPLICA_CTL_PROVIDER_PROVIDERS_H
+
+#include "provider/provider.h"
+
+extern const RctlProvider rctl_provider_local;	/* local.c */
+#ifdef RCTL_TEST
+extern const RctlProvider rctl_provider_mock;	/* mock.c, in test builds only */
+#endif
+
+#endif							/* REPLICA_CTL_PROVIDER_PROVIDERS_H */
