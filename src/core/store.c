@@ -123,7 +123,7 @@ run(const char *sql, const char *const *args, int nargs)
 {
 	Oid			types[MAX_ARGS];
 	Datum		values[MAX_ARGS];
-	char		nulls[MAX_ARGS];
+	char		nulls[MAX_ARGS] = {0};
 	int			rc;
 
 	Assert(nargs <= MAX_ARGS);

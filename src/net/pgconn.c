@@ -433,11 +433,9 @@ rctl_pg_connect(const char *conninfo, long timeout_ms, const char *what)
 }
 
 PGconn *
-rctl_pg_try_connect(const char *conninfo, long timeout_ms, char **reason)
+rctl_pg_try_connect(const char *conninfo, long timeout_ms, char **reason, int *sqlerrcode)
 {
-	int			sqlerrcode;
-
-	return connect_or_reason(conninfo, timeout_ms, "the server", reason, &sqlerrcode);
+	return connect_or_reason(conninfo, timeout_ms, "the server", reason, sqlerrcode);
 }
 
 /* ---- statements ---- */

@@ -43,8 +43,12 @@ extern char *rctl_conninfo(const RctlConnParam *params);
 /* Connects, or raises an error.  "what" names the other side in messages: replica "r1". */
 extern PGconn *rctl_pg_connect(const char *conninfo, long timeout_ms, const char *what);
 
-/* The same, but returns NULL and a palloc'd reason instead of raising one (interrupts still raise). */
-extern PGconn *rctl_pg_try_connect(const char *conninfo, long timeout_ms, char **reason);
+/*
+ * The same, but returns NULL, a palloc'd reason and its SQLSTATE instead of
+ * raising an error (interrupts still raise one).
+ */
+extern PGconn *rctl_pg_try_connect(const char *conninfo, long timeout_ms,
+								   char **reason, int *sqlerrcode);
 
 /*
  * Runs one statement with text parameters and waits for its result: TUPLES_OK

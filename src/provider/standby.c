@@ -419,7 +419,6 @@ rctl_standby_copy(RctlOp *op, RctlHost *host)
 	RctlMap    *facts = op->replica->facts;
 	RctlSource *source = rctl_source(op, host);
 	const char *directory = rctl_map_get(facts, "data_directory");
-	const char *mode = GetConfigOption("data_directory_mode", false, false);
 	List	   *directories = rctl_standby_directories(facts);
 	ListCell   *cell;
 
@@ -429,7 +428,7 @@ rctl_standby_copy(RctlOp *op, RctlHost *host)
 		rctl_source_release_slot(source, rctl_map_get(facts, "slot"));
 		foreach(cell, directories)
 			rctl_standby_claim_directory(op, host, lfirst(cell));
-		host->set_mode(host, directory, (int) strtol(mode, NULL, 8));
+		host->set_mode(host, directory, data_directory_mode);
 		run_copy(op, host, source);
 		/* The data directory's marker comes last: it says that all is there. */
 		for (int i = list_length(directories) - 1; i >= 0; i--)

@@ -223,12 +223,14 @@ rctl_standby_check_directory(RctlHost *host, const char *path, const char *what)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("%s \"%s\" is a symbolic link", what, path),
 					 errhint("Give the directory itself: \"%s\".", info.real_path)));
+			break;
 		case RCTL_PATH_FILE:
 		case RCTL_PATH_OTHER:
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("%s \"%s\" exists and is not a directory", what, path),
 					 errhint("Choose another place with the option data_directory.")));
+			break;
 	}
 	if (host->local)
 		rctl_standby_check_apart(host, path, what, DataDir, "the data directory of this server");

@@ -57,8 +57,9 @@ typedef struct Search
 	List	   *roles;			/* of names */
 	long		timeout_ms;
 	StringInfoData attempts;	/* what failed, a line each */
-	bool		refused;		/* a server answered, and said no */
+	bool		refused;		/* a server answered, and will not let us in */
 	bool		password;		/* it asked for a password */
+	int			sqlerrcode;		/* of the last attempt */
 	Endpoint	endpoint;		/* the login that worked */
 	const char *role;
 } Search;
@@ -425,12 +426,21 @@ search_conninfo(Search *search, const Endpoint *endpoint, const char *role)
 	return rctl_conninfo(params);
 }
 
-/* Whether the message is that of a server which answered. */
+/* Notes why an attempt failed; false if no server answered there at all. */
 static bool
-server_said(const char *reason)
+note_failure(Search *search, const Endpoint *endpoint, const char *role,
+			 const char *reason, int sqlerrcode)
 {
-	return strstr(reason, "FATAL") != NULL || strstr(reason, "no password supplied") != NULL ||
-		strstr(reason, "requires a password") != NULL;
+	bool		wants_password = sqlerrcode == ERRCODE_INVALID_PASSWORD ||
+		strstr(reason, "no password supplied") != NULL;
+
+	appendStringInfo(&search->attempts, "%s%s port %s as \"%s\": %s",
+					 search->attempts.len > 0 ? "\n" : "",
+					 endpoint->host, endpoint->port, role, reason);
+	search->sqlerrcode = sqlerrcode;
+	search->password |= wants_password;
+	search->refused |= wants_password || !rctl_error_is_transient(sqlerrcode);
+	return wants_password || ERRCODE_TO_CATEGORY(sqlerrcode) != ERRCODE_CONNECTION_EXCEPTION;
 }
 
 /*
@@ -452,33 +462,21 @@ find_login(Search *search)
 		{
 			const char *role = lfirst(r);
 			char	   *reason = NULL;
+			int			sqlerrcode = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
 			const char *wrong;
 			PGconn	   *conn = rctl_pg_try_connect(search_conninfo(search, endpoint, role),
-												   search->timeout_ms, &reason);
+												   search->timeout_ms, &reason, &sqlerrcode);
 
-			if (conn)
+			wrong = conn ? unsuitable(search, conn) : reason;
+			if (wrong == NULL)
 			{
-				wrong = unsuitable(search, conn);
-				if (wrong == NULL)
-				{
-					search->endpoint = *endpoint;
-					search->role = role;
-					return conn;
-				}
-				rctl_pg_close(conn);
-				search->refused = true;
+				search->endpoint = *endpoint;
+				search->role = role;
+				return conn;
 			}
-			else
-				wrong = reason ? reason : "no reason given";
-			appendStringInfo(&search->attempts, "%s%s port %s as \"%s\": %s",
-							 search->attempts.len > 0 ? "\n" : "",
-							 endpoint->host, endpoint->port, role, wrong);
-			if (conn == NULL && !server_said(wrong))
+			rctl_pg_close(conn);
+			if (!note_failure(search, endpoint, role, wrong, sqlerrcode))
 				break;
-			if (strstr(wrong, "starting up") == NULL && strstr(wrong, "shutting down") == NULL)
-				search->refused = true;
-			if (strstr(wrong, "password") != NULL)
-				search->password = true;
 		}
 	}
 	return NULL;
@@ -506,8 +504,8 @@ no_login(Search *search)
 					   first[0] ? first : "127.0.0.1/32");
 
 	ereport(ERROR,
-			(errcode(search->refused ? ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION
-					 : ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+			(errcode(search->refused || search->sqlerrcode == 0
+					 ? ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION : search->sqlerrcode),
 			 errmsg("could not log in to %s%s", search->what,
 					search->replication ? " for replication" : ""),
 			 errdetail("%s", search->attempts.data),
