@@ -131,6 +131,8 @@ sub indent
 	$text =~ s{/\*---X_X}{/* ---}g;
 	$text =~ s{\*/(/\*.*\*/)$}{*/\t$1}gm;
 	$text =~ s{^([A-Za-z_]\S*)[ \t]+\*$}{$1 *}gm;
+	# as later versions of pg_bsd_indent have it
+	$text =~ s{,\.(?=[a-z]\w* = )}{, .}g;
 	$text =~ s{[ \t]+$}{}gm;
 	return $text;
 }
