@@ -83,7 +83,10 @@ rctl_api_queued(int64 operation)
 	queued = lappend(queued, id);
 	MemoryContextSwitchTo(old);
 
-	/* The row must become visible even if a synchronous standby is dead: its removal may be what is asked for. */
+	/*
+	 * The row must become visible even if a synchronous standby is dead: its
+	 * removal may be what is asked for.
+	 */
 	if (synchronous_commit > SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
 		(void) set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_LOCAL, true, 0, false);

@@ -34,7 +34,8 @@ typedef struct BoardSlot
 	pg_atomic_uint32 cancel;	/* set by anybody under the lock, read without */
 	double		base;			/* lock */
 	double		share;			/* lock */
-	TimestampTz measured_at;	/* lock; when bytes_done was last used for the rate */
+	TimestampTz measured_at;	/* lock; when bytes_done was last used for the
+								 * rate */
 	uint64		measured_bytes; /* lock */
 } BoardSlot;
 

@@ -550,7 +550,7 @@ static bool
 step_failed(RctlOpRow *row, RctlError *error, int sqlerrcode)
 {
 	bool		retry = rctl_error_is_transient(sqlerrcode) && !row->cancel_requested &&
-		row->op.attempt <= rctl_step_retries;
+	row->op.attempt <= rctl_step_retries;
 
 	if (retry)
 	{

@@ -66,7 +66,8 @@ extern RctlOpState rctl_op_next(RctlOpState from, RctlOpEvent event);
 extern const char *rctl_op_state_name(RctlOpState state);
 extern const char *rctl_op_event_name(RctlOpEvent event);
 extern const char *rctl_op_kind_name(RctlOpKind kind);
-extern RctlOpState rctl_op_state_parse(const char *name);	/* raises ERRCODE_DATA_CORRUPTED */
+extern RctlOpState rctl_op_state_parse(const char *name);	/* raises
+															 * ERRCODE_DATA_CORRUPTED */
 extern RctlOpKind rctl_op_kind_parse(const char *name); /* likewise */
 
 #endif							/* REPLICA_CTL_CORE_OPERATION_H */

@@ -41,6 +41,7 @@ RctlPlan
 rctl_plan(const RctlProvider *provider, RctlOpKind kind, const RctlMap *arguments)
 {
 	const char *mode = arguments ? rctl_map_get_default(arguments, "mode", "planned") : "planned";
+	const RctlPlan none = {NULL, 0};
 	const RctlStep *own = NULL;
 
 	switch (kind)
@@ -70,7 +71,7 @@ rctl_plan(const RctlProvider *provider, RctlOpKind kind, const RctlMap *argument
 			break;
 	}
 	if (own == NULL)
-		return (RctlPlan) {NULL, 0};
+		return none;
 	return join_steps(own, NULL);
 }
 

@@ -13,7 +13,8 @@
 /* What a provider can do is known by its plans: a kind without steps is none. */
 typedef struct RctlPlan
 {
-	const RctlStep *steps;		/* palloc'd, ended by a NULL name; NULL: not supported */
+	const RctlStep *steps;		/* palloc'd, ended by a NULL name; NULL: not
+								 * supported */
 	int			count;
 } RctlPlan;
 

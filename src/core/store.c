@@ -192,7 +192,10 @@ rctl_store_add_replica(const char *name, const char *server, const char *options
 {
 	const RctlIdentity *me = rctl_identity();
 
-	/* What a failed creation left in the registry must not be in the way of the next try. */
+	/*
+	 * What a failed creation left in the registry must not be in the way of
+	 * the next try.
+	 */
 	run("DELETE FROM replica_ctl.replica r WHERE name = $1::name AND state = 'failed'"
 		" AND facts = '{}' AND NOT EXISTS (SELECT FROM replica_ctl.operation o"
 		"  WHERE o.replica_id = r.replica_id AND o.state NOT IN ('failed', 'cancelled'))",
@@ -409,7 +412,7 @@ resolve_server(RctlReplica *replica)
 }
 
 static const char *const replica_columns =
-	"replica_id, name, server, state, options, facts";
+"replica_id, name, server, state, options, facts";
 
 /* From a row whose columns from first on are replica_columns. */
 static RctlReplica *
@@ -690,7 +693,11 @@ rctl_store_event(const char *replica, int64 operation, const char *severity,
 		" VALUES ($1::name, nullif($2::bigint, 0), $3, $4, $5, $6::jsonb, coalesce($7, current_user)::name)"
 		" RETURNING to_jsonb(event)",
 		ARGS(replica, id_text(operation), severity, kind, message, detail ? detail : "{}", actor));
-	/* An event that is too long for a notification is sent without its detail. */
+
+	/*
+	 * An event that is too long for a notification is sent without its
+	 * detail.
+	 */
 	run("SELECT pg_notify('replica_ctl', CASE WHEN octet_length(e::text) < $2::int THEN e::text"
 		"  ELSE (e - 'detail' - 'message')::text END)"
 		" FROM (SELECT $1::jsonb AS e) s",

@@ -80,7 +80,8 @@ typedef struct RctlReplica
 typedef struct RctlCleanup
 {
 	int64		id;
-	char	   *type;			/* 'slot', 'directory', 'server', 'fence', ...: the provider's words */
+	char	   *type;			/* 'slot', 'directory', 'server', 'fence',
+								 * ...: the provider's words */
 	RctlMap    *object;			/* what it takes to remove it */
 } RctlCleanup;
 
@@ -91,22 +92,27 @@ struct RctlOp
 	char	   *requested_by;	/* role name */
 	Oid			requested_by_id;
 	RctlReplica *replica;
-	RctlMap    *arguments;		/* of the call: mode, timeout, force, ...; read only */
-	RctlMap    *state;			/* durable scratch of this operation; dies with it */
+	RctlMap    *arguments;		/* of the call: mode, timeout, force, ...;
+								 * read only */
+	RctlMap    *state;			/* durable scratch of this operation; dies
+								 * with it */
 	RctlMap    *server_options; /* of the foreign server; read only */
 
 	char	   *step;			/* name of the running step */
 	int			attempt;		/* of this step, from 1 */
 	TimestampTz requested_at;
-	MemoryContext context;		/* lives as long as this process works on the operation */
+	MemoryContext context;		/* lives as long as this process works on the
+								 * operation */
 	MemoryContext step_context; /* reset after every step */
 };
 
 typedef struct RctlStep
 {
-	const char *name;			/* stored in rows: never renamed, never reused for another meaning */
+	const char *name;			/* stored in rows: never renamed, never reused
+								 * for another meaning */
 	void		(*run) (RctlOp *op);
-	const char *title;			/* what it does, for replica_explain: "copy the data directory" */
+	const char *title;			/* what it does, for replica_explain: "copy
+								 * the data directory" */
 
 	/*
 	 * From the start of this step there is no way back: no undo, no cancel,
@@ -156,13 +162,19 @@ struct RctlProvider
 	void		(*check_options) (RctlOpKind kind, const char *replica,
 								  const RctlMap *server_options, const RctlMap *options);
 
-	/* Steps by kind, each array ended by a NULL name; NULL where the provider cannot. */
+	/*
+	 * Steps by kind, each array ended by a NULL name; NULL where the provider
+	 * cannot.
+	 */
 	const RctlStep *create;
 	const RctlStep *attach;
 	const RctlStep *drop;
 	const RctlStep *repair;
 
-	/* Removes one recorded object; that it is gone already is success. Raises errors. */
+	/*
+	 * Removes one recorded object; that it is gone already is success. Raises
+	 * errors.
+	 */
 	void		(*cleanup) (RctlOp *op, const RctlCleanup *record);
 
 	/*
@@ -173,7 +185,8 @@ struct RctlProvider
 };
 
 /* provider.c: the registry */
-extern const RctlProvider *rctl_provider_by_wrapper(const char *wrapper);	/* NULL if it is none of ours */
+/* NULL if the wrapper is none of ours. */
+extern const RctlProvider *rctl_provider_by_wrapper(const char *wrapper);
 extern const RctlProvider *const *rctl_providers(void); /* NULL-terminated */
 
 /*

@@ -610,7 +610,11 @@ rctl_standby_catch_up(RctlOp *op, RctlHost *host)
 	if (rctl_map_get(op->state, "copy_end") == NULL)
 		rctl_map_set(op->state, "copy_end",
 					 rctl_own_value(op, "SELECT pg_catalog.pg_current_wal_flush_lsn()", 0, NULL));
-	/* The connection to an upstream belongs to this context, not to the loop's. */
+
+	/*
+	 * The connection to an upstream belongs to this context, not to the
+	 * loop's.
+	 */
 	if (source->upstream)
 		rctl_source_query(source, "SELECT 1", 0, NULL);
 

@@ -211,16 +211,16 @@ append_setting(StringInfo conf, const char *name, const char *value)
  * from the command line and environment, which win over the files.
  */
 static const char *const carried_sql =
-	"WITH file AS (SELECT DISTINCT ON (lower(name)) lower(name) AS name, setting"
-	"  FROM pg_catalog.pg_file_settings WHERE applied ORDER BY lower(name), seqno DESC),"
-	" live AS (SELECT name, setting, source IN ('command line', 'environment variable') AS wins,"
-	"   source IN ('configuration file', 'global') AS configured"
-	"  FROM pg_catalog.pg_settings WHERE context <> 'internal')"
-	" SELECT coalesce(live.name, file.name),"
-	"  CASE WHEN live.wins OR file.name IS NULL THEN live.setting ELSE file.setting END"
-	" FROM live FULL JOIN file ON file.name = lower(live.name)"
-	" WHERE file.name IS NOT NULL OR live.wins OR live.configured"
-	" ORDER BY 1";
+"WITH file AS (SELECT DISTINCT ON (lower(name)) lower(name) AS name, setting"
+"  FROM pg_catalog.pg_file_settings WHERE applied ORDER BY lower(name), seqno DESC),"
+" live AS (SELECT name, setting, source IN ('command line', 'environment variable') AS wins,"
+"   source IN ('configuration file', 'global') AS configured"
+"  FROM pg_catalog.pg_settings WHERE context <> 'internal')"
+" SELECT coalesce(live.name, file.name),"
+"  CASE WHEN live.wins OR file.name IS NULL THEN live.setting ELSE file.setting END"
+" FROM live FULL JOIN file ON file.name = lower(live.name)"
+" WHERE file.name IS NOT NULL OR live.wins OR live.configured"
+" ORDER BY 1";
 
 /* What a carried setting becomes on a replica; NULL: it is left out. */
 static const char *
@@ -366,6 +366,7 @@ copy_access_file(RctlOp *op, RctlHost *host, const char *setting, const char *ta
 	get_parent_directory(directory);
 	if (host->local)
 		text = absolute_references(text, directory);
+
 	host->write_file(host, target, text, 0600);
 }
 

@@ -392,7 +392,10 @@ rctl_standby_map_tablespaces(RctlOp *op, RctlHost *host, RctlSource *source)
 	RctlRows   *rows;
 	ListCell   *cell;
 
-	/* A tablespace inside the data directory (allow_in_place_tablespaces) is copied with it. */
+	/*
+	 * A tablespace inside the data directory (allow_in_place_tablespaces) is
+	 * copied with it.
+	 */
 	rows = rctl_source_query(source,
 							 "SELECT oid, location FROM (SELECT oid,"
 							 " pg_catalog.pg_tablespace_location(oid) AS location"

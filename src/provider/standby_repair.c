@@ -209,7 +209,8 @@ rctl_standby_repair_probe(RctlOp *op, RctlHost *host)
 	if (cloning(op))
 		return;
 	if (directory == NULL)
-		conn = NULL;			/* not on this host: all that can be done is to wait */
+		conn = NULL;			/* not on this host: all that can be done is
+								 * to wait */
 	else
 	{
 		conn = rctl_standby_connect(op, host, op->replica, 10000);

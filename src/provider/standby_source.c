@@ -432,7 +432,7 @@ note_failure(Search *search, const Endpoint *endpoint, const char *role,
 			 const char *reason, int sqlerrcode)
 {
 	bool		wants_password = sqlerrcode == ERRCODE_INVALID_PASSWORD ||
-		strstr(reason, "no password supplied") != NULL;
+	strstr(reason, "no password supplied") != NULL;
 
 	appendStringInfo(&search->attempts, "%s%s port %s as \"%s\": %s",
 					 search->attempts.len > 0 ? "\n" : "",

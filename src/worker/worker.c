@@ -53,7 +53,11 @@ rctl_worker_start(void)
 	/* A dead synchronous standby must not block the tool that fixes it. */
 	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_SUSET, PGC_S_OVERRIDE);
-	/* Settings made for clients, in a role or in the database, are not for us. */
+
+	/*
+	 * Settings made for clients, in a role or in the database, are not for
+	 * us.
+	 */
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
