@@ -105,6 +105,7 @@ typedef struct ChildPlan
 	char	  **env;
 	const char *directory;
 	pid_t		parent;
+	bool		daemon;			/* survives the parent */
 	int			input;
 	int			output;
 	int			errors;
@@ -319,7 +320,7 @@ child_main(const ChildPlan *plan)
 		child_fail(exec, STAGE_SETUP);
 
 #ifdef PR_SET_PDEATHSIG
-	if (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0)
+	if (!plan->daemon && prctl(PR_SET_PDEATHSIG, SIGTERM) < 0)
 		child_fail(exec, STAGE_SETUP);
 #endif
 	/* The parent may have died before it was asked for. */
@@ -434,6 +435,21 @@ rctl_process_end(RctlProcess *process)
 		explicit_bzero(process->input, process->input_length);
 		process->input_length = process->input_written = 0;
 	}
+}
+
+bool
+rctl_process_running(RctlProcess *process)
+{
+	return !try_reap(process);
+}
+
+void
+rctl_process_release(RctlProcess *process)
+{
+	if (!process->reaped)
+		dlist_delete(&process->node);
+	process->pid = 0;
+	rctl_process_end(process);
 }
 
 static void
@@ -568,6 +584,7 @@ rctl_process_start(const RctlProcessSpec *spec)
 	plan.env = build_environment(spec->env);
 	plan.directory = spec->directory ? spec->directory : "/";
 	plan.parent = getpid();
+	plan.daemon = spec->daemon;
 	plan.input = process->fds[FD_CHILD_INPUT];
 	plan.output = process->fds[FD_CHILD_OUTPUT];
 	plan.errors = process->fds[spec->output_file ? FD_CHILD_OUTPUT : FD_CHILD_ERRORS];

@@ -45,6 +45,12 @@ typedef struct RctlProcessSpec
 
 	/* Working directory; NULL: "/". */
 	const char *directory;
+
+	/*
+	 * It is not ended when this process dies without a chance to do so, and
+	 * can be let go: see rctl_process_release().
+	 */
+	bool		daemon;
 } RctlProcessSpec;
 
 typedef struct RctlProcessResult
@@ -80,6 +86,12 @@ extern RctlProcess *rctl_process_start(const RctlProcessSpec *spec);
  */
 extern RctlProcessResult *rctl_process_wait(RctlProcess *process, long timeout_ms,
 											RctlProcessTick tick, long interval_ms, void *arg);
+
+/* Whether it has not ended yet; does not wait. */
+extern bool rctl_process_running(RctlProcess *process);
+
+/* Lets a daemon go: from now on it is nobody's, and lives on. */
+extern void rctl_process_release(RctlProcess *process);
 
 /*
  * Ends the process group and reaps it; harmless if it has ended.  May take

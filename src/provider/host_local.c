@@ -26,6 +26,7 @@
 #include "miscadmin.h"
 #include "port.h"
 #include "storage/fd.h"
+#include "utils/pidfile.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/varlena.h"
@@ -33,8 +34,7 @@
 #include "net/wait.h"
 #include "provider/host.h"
 
-/* Long enough for the slowest recovery: the progress deadline is what bounds a start. */
-#define START_TIMEOUT_S "86400"
+#define START_POLL_MS 20
 
 /* So many files are removed between two looks at interrupts. */
 #define FILES_PER_BREATH 256
@@ -433,74 +433,69 @@ service_unit(RctlHost *host)
 	return NULL;
 }
 
-/* Quoted for the shell that pg_ctl hands its -o to. */
-static char *
-shell_quote(const char *value)
+/* Whether the server that runs in the data directory says that it accepts connections. */
+static bool
+server_ready(RctlHost *host, const char *directory)
 {
-	StringInfoData quoted;
+	char	   *rest;
+	char	   *line = NULL;
 
-	initStringInfo(&quoted);
-	appendStringInfoChar(&quoted, '\'');
-	for (; *value; value++)
-	{
-		if (*value == '\'')
-			appendStringInfoString(&quoted, "'\\''");
-		else
-			appendStringInfoChar(&quoted, *value);
-	}
-	appendStringInfoChar(&quoted, '\'');
-	return quoted.data;
+	if (local_server_pid(host, directory) == 0)
+		return false;
+	rest = local_read_file(host, psprintf("%s/postmaster.pid", directory), 8192);
+	for (int i = 1; i <= LOCK_FILE_LINE_PM_STATUS && rest; i++)
+		line = strsep(&rest, "\n");
+	return line != NULL && rest != NULL &&
+		(strcmp(line, PM_STATUS_READY) == 0 || strcmp(line, PM_STATUS_STANDBY) == 0);
 }
 
 /*
- * pg_ctl's arguments.  pg_ctl puts the paths of the data directory and the
- * log into a shell command, so that both are given relative to its working
- * directory and hold nothing that a user chose.
+ * Waits until the server is ready.  process: the server; NULL if somebody
+ * else started it.  False if it has ended.
  */
-static int
-start_arguments(RctlHost *host, const char **argv, const char *log_file, const char *config_file)
+static bool
+await_ready(RctlHost *host, const char *directory, RctlProcess *process,
+			RctlProcessTick tick, void *arg)
 {
-	int			n = 0;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "replica_ctl start",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	bool		ready;
 
-	argv[n++] = psprintf("%s/pg_ctl", host->bindir);
-	argv[n++] = "start";
-	argv[n++] = "-w";
-	argv[n++] = "-s";
-	argv[n++] = "-t";
-	argv[n++] = START_TIMEOUT_S;
-	argv[n++] = "-D";
-	argv[n++] = ".";
-	argv[n++] = "-l";
-	argv[n++] = log_file;
-	if (config_file)
+	while (!(ready = server_ready(host, directory)))
 	{
-		argv[n++] = "-o";
-		argv[n++] = psprintf("-c config_file=%s", shell_quote(config_file));
+		if (process ? !rctl_process_running(process) : local_server_pid(host, directory) == 0)
+			break;
+		if (tick)
+			tick(arg);
+		rctl_sleep(START_POLL_MS);
+		MemoryContextReset(context);
 	}
-	argv[n] = NULL;
-	return n;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return ready;
 }
 
 #define SYSTEMD_RUN "/usr/bin/systemd-run"
 
 /*
- * Asks the user's own service manager, then the system's, to start the server
- * in a unit of its own.  NULL if neither would.
+ * Asks the user's own service manager, then the system's, to run the server
+ * in a unit of its own.  False if neither would.
  */
-static RctlProcessResult *
-start_in_own_unit(RctlHost *host, const char *directory, const char *const *command, int ncommand,
-				  RctlProcessTick tick, void *arg)
+static bool
+start_in_own_unit(RctlHost *host, const char *directory, const char *log_path,
+				  const char *const *command, int ncommand, RctlProcessTick tick, void *arg)
 {
 	char	   *runtime = psprintf("/run/user/%u", (unsigned) geteuid());
 	const char *env[] = {psprintf("XDG_RUNTIME_DIR=%s", runtime), NULL};
 
 	if (access(SYSTEMD_RUN, X_OK) != 0)
-		return NULL;
+		return false;
 	for (int system = 0; system <= 1; system++)
 	{
 		const char *argv[32];
 		int			n = 0;
-		RctlProcessSpec spec = {.argv = argv, .env = env, .directory = directory};
+		RctlProcessSpec spec = {.argv = argv, .env = env};
 		RctlProcessResult *result;
 
 		if (!system && access(psprintf("%s/systemd", runtime), F_OK) != 0)
@@ -513,47 +508,72 @@ start_in_own_unit(RctlHost *host, const char *directory, const char *const *comm
 		argv[n++] = "--collect";
 		argv[n++] = "--no-ask-password";
 		argv[n++] = "--description=PostgreSQL replica of replica_ctl";
-		argv[n++] = "--service-type=forking";
+		argv[n++] = "--service-type=exec";
 		argv[n++] = "--property=KillMode=mixed";
 		argv[n++] = "--property=KillSignal=SIGINT";
-		argv[n++] = "--property=TimeoutStartSec=infinity";
 		argv[n++] = "--property=TimeoutStopSec=infinity";
-		argv[n++] = psprintf("--working-directory=%s", directory);
+		argv[n++] = psprintf("--property=StandardOutput=append:%s", log_path);
+		argv[n++] = psprintf("--property=StandardError=append:%s", log_path);
 		argv[n++] = "--";
 		Assert(n + ncommand < lengthof(argv));
 		memcpy(argv + n, command, (ncommand + 1) * sizeof(char *));
 
-		result = local_run(host, &spec, 0, tick, 100, arg);
-		if (result->exited && result->exit_code == 0)
-			return result;
+		result = local_run(host, &spec, 60000, tick, 1000, arg);
+		if (!result->exited || result->exit_code != 0)
+			continue;
+		/* It has been executed; its pid file follows. */
+		for (int i = 0; i < 50 && local_server_pid(host, directory) == 0; i++)
+			rctl_sleep(START_POLL_MS);
+		if (await_ready(host, directory, NULL, tick, arg))
+			return true;
 	}
-	return NULL;
+	return false;
 }
 
 static RctlProcessResult *
 local_start_server(RctlHost *host, const char *directory, const char *log_file,
 				   const char *config_file, RctlProcessTick tick, void *arg, char **warning)
 {
-	const char *argv[16];
-	int			nargs = start_arguments(host, argv, log_file, config_file);
-	RctlProcessSpec spec = {.argv = argv, .directory = directory};
+	const char *argv[8];
+	int			n = 0;
+	char	   *log_path = psprintf("%s/%s", directory, log_file);
+	RctlProcessSpec spec = {
+		.argv = argv,
+		.output_file = log_path,
+		.directory = directory,
+		.daemon = true,
+	};
 	char	   *unit = service_unit(host);
-	RctlProcessResult *result;
+	RctlProcess *process;
 
 	*warning = NULL;
-	if (unit)
+	argv[n++] = psprintf("%s/postgres", host->bindir);
+	argv[n++] = "-D";
+	argv[n++] = directory;
+	if (config_file)
 	{
-		result = start_in_own_unit(host, directory, argv, nargs, tick, arg);
-		if (result)
-			return result;
+		argv[n++] = "-c";
+		argv[n++] = psprintf("config_file=%s", config_file);
 	}
-	result = local_run(host, &spec, 0, tick, 100, arg);
-	if (unit)
-		*warning = psprintf("It runs inside the unit %s and is stopped when the service manager stops that. "
-							"Run \"loginctl enable-linger %s\" as root and restart it, "
-							"or set KillMode=process in that unit.",
-							unit, host->os_user);
-	return result;
+	argv[n] = NULL;
+
+	if (unit && start_in_own_unit(host, directory, log_path, argv, n, tick, arg))
+		return NULL;
+	process = rctl_process_start(&spec);
+	if (await_ready(host, directory, process, tick, arg))
+	{
+		rctl_process_release(process);
+		if (unit)
+			*warning = psprintf("It runs inside the unit %s and is stopped when the service manager stops that. "
+								"Run \"loginctl enable-linger %s\" as root and restart it, "
+								"or set KillMode=process in that unit.",
+								unit, host->os_user);
+		return NULL;
+	}
+	/* One that an earlier attempt has started was faster. */
+	if (await_ready(host, directory, NULL, tick, arg))
+		return NULL;
+	return rctl_process_wait(process, 0, NULL, 0, NULL);
 }
 
 /* ---------------------------------------------------------------------

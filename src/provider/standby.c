@@ -34,7 +34,6 @@
 #define COPY_WALSENDERS 2
 
 #define COPY_TICK_MS 250
-#define START_TICK_MS 100
 
 /* Looks at replication are frequent at first, when a small replica is done any moment. */
 #define CATCH_UP_FAST_MS 20
@@ -346,8 +345,6 @@ copy_arguments(RctlOp *op, RctlHost *host, RctlSource *source, const char *appli
 	argv[n++] = "-c";
 	argv[n++] = rctl_map_get_default(options, "checkpoint", "fast");
 	argv[n++] = "-w";
-	/* So that the source estimates the size, and we can say how far it is. */
-	argv[n++] = "-P";
 	if (max_rate)
 	{
 		argv[n++] = "-r";
@@ -466,7 +463,7 @@ start_failed(RctlOp *op, RctlHost *host, const RctlProcessResult *result)
 
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("replica \"%s\" did not start: pg_ctl %s", op->replica->name,
+			 errmsg("replica \"%s\" did not start: its server %s", op->replica->name,
 					rctl_process_describe(result)),
 			 errdetail("Last lines of its log: %s", rctl_standby_log_tail(host, directory)),
 			 errhint("Correct the cause, which is often an option or a setting, and create it again.")));
@@ -504,7 +501,7 @@ rctl_standby_start(RctlOp *op, RctlHost *host)
 	rctl_op_progress(op, "starting", 0, 0);
 	result = host->start_server(host, directory, RCTL_LOG_FILE, rctl_map_get(facts, "config_file"),
 								watch_start, op, &warning);
-	if (!result->exited || result->exit_code != 0)
+	if (result)
 		start_failed(op, host, result);
 	if (warning)
 		rctl_op_event(op, "warning", "not_a_daemon", NULL,

@@ -126,7 +126,7 @@ rctl_standby_repair_start(RctlOp *op, RctlHost *host)
 	rctl_op_progress(op, "starting", 0, 0);
 	result = host->start_server(host, directory, is_true(facts, "adopted") ? "replica_ctl.log" : RCTL_LOG_FILE,
 								rctl_map_get(facts, "config_file"), NULL, NULL, &warning);
-	if (result->exited && result->exit_code == 0)
+	if (result == NULL)
 	{
 		rctl_op_event(op, "info", "repair_start", NULL, "Started replica \"%s\" again", op->replica->name);
 		if (warning)
