@@ -72,7 +72,7 @@ is(sql(q{SELECT active, wal_status FROM pg_replication_slots WHERE slot_name = '
 	't|reserved', 'through its own slot');
 is(on('r1', 'SHOW data_checksums'), 'on', 'checksums stay');
 is(on('r1', 'SHOW work_mem'), '5MB', 'settings are carried over');
-is(on('r1', 'SHOW log_line_prefix'), q{it's \\\\ %p }, 'with quotes and backslashes');
+is(on('r1', 'SHOW log_line_prefix'), q{it's \\ %p }, 'with quotes and backslashes');
 is(on('r1', 'SHOW cluster_name'), 'r1', 'it has a cluster_name of its own');
 is(on('r1', 'SHOW archive_command'), '(disabled)', 'no archive_mode, no archive_command');
 is((stat "$dir/r1")[2] & 07777, 0700, 'its directory is private');

@@ -258,8 +258,11 @@ sub crash
 {
 	my ($node) = @_;
 	my $dir = $node->data_dir;
+	my $pid = $node->{_pid};
 
 	$node->kill9;
+	# it counts as running until init has reaped it
+	wait_until(sub { !kill 0, $pid }, "the end of process $pid");
 	wait_until(sub { !grep { (readlink("/proc/$_/cwd") // '') eq $dir } processes_of($dir) },
 		'the end of the backends');
 	return;

@@ -36,6 +36,10 @@
 
 #define START_POLL_MS 20
 
+/* How long, and how often, a server is started that was not shut down. */
+#define STALE_START_MS 10000
+#define STALE_RETRY_MS 500
+
 /* So many files are removed between two looks at interrupts. */
 #define FILES_PER_BREATH 256
 
@@ -545,6 +549,9 @@ local_start_server(RctlHost *host, const char *directory, const char *log_file,
 	};
 	char	   *unit = service_unit(host);
 	RctlProcess *process;
+	TimestampTz started;
+	bool		stale;
+	bool		ready;
 
 	*warning = NULL;
 	argv[n++] = psprintf("%s/postgres", host->bindir);
@@ -559,8 +566,23 @@ local_start_server(RctlHost *host, const char *directory, const char *log_file,
 
 	if (unit && start_in_own_unit(host, directory, log_path, argv, n, tick, arg))
 		return NULL;
-	process = rctl_process_start(&spec);
-	if (await_ready(host, directory, process, tick, arg))
+
+	/*
+	 * A server that was killed counts as running until it is reaped and its
+	 * children are gone: start again until then.
+	 */
+	stale = access(psprintf("%s/postmaster.pid", directory), F_OK) == 0;
+	started = GetCurrentTimestamp();
+	for (;;)
+	{
+		process = rctl_process_start(&spec);
+		ready = await_ready(host, directory, process, tick, arg);
+		if (ready || !stale ||
+			TimestampDifferenceExceeds(started, GetCurrentTimestamp(), STALE_START_MS))
+			break;
+		rctl_sleep(STALE_RETRY_MS);
+	}
+	if (ready)
 	{
 		rctl_process_release(process);
 		if (unit)
