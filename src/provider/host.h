@@ -39,12 +39,14 @@ typedef struct RctlPathInfo
 	bool		empty;			/* a directory without entries */
 	bool		owned;			/* by the user as whom the server will run */
 	bool		writable;		/* entries can be made in this directory */
-	char	   *identity;		/* the inode: another one if it was replaced; NULL if missing */
+	char	   *identity;		/* the inode: another one if it was replaced;
+								 * NULL if missing */
 
 	/*
 	 * Of the path, or of its nearest existing ancestor if it is missing:
 	 */
-	char	   *real_path;		/* with all symbolic links resolved, the missing rest appended */
+	char	   *real_path;		/* with all symbolic links resolved, the
+								 * missing rest appended */
 	char	   *ancestor;		/* that ancestor */
 	bool		ancestor_writable;
 	char	   *device;			/* names the file system */
@@ -56,11 +58,14 @@ typedef struct RctlHost RctlHost;
 struct RctlHost
 {
 	const char *name;			/* for messages: "this host" */
-	bool		local;			/* shares its file systems and ports with this server */
+	bool		local;			/* shares its file systems and ports with this
+								 * server */
 	const char *bindir;			/* PostgreSQL's programs there */
-	const char *scratch;		/* directory for files that live as long as an operation */
+	const char *scratch;		/* directory for files that live as long as an
+								 * operation */
 	const char *os_user;		/* as whom the replica runs */
-	RctlOp	   *op;				/* whose progress deadline long work pushes out; NULL in a session */
+	RctlOp	   *op;				/* whose progress deadline long work pushes
+								 * out; NULL in a session */
 
 	/*
 	 * Runs a program to its end; see net/process.h.
@@ -80,8 +85,8 @@ struct RctlHost
 	bool		(*remove_file) (RctlHost *host, const char *path);
 
 	/*
-	 * Makes a directory, and missing parents if wanted, with mode 0700.
-	 * False if it exists.
+	 * Makes a directory, and missing parents if wanted, with mode 0700. False
+	 * if it exists.
 	 */
 	bool		(*make_directory) (RctlHost *host, const char *path, bool parents);
 
@@ -98,7 +103,10 @@ struct RctlHost
 
 	void		(*rename) (RctlHost *host, const char *from, const char *to);
 
-	/* The pid of the live postmaster that runs in this data directory; 0 if there is none. */
+	/*
+	 * The pid of the live postmaster that runs in this data directory; 0 if
+	 * there is none.
+	 */
 	int			(*server_pid) (RctlHost *host, const char *directory);
 
 	/*
