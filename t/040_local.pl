@@ -123,8 +123,8 @@ no_orphans_ok($primary);
 #
 # Tablespaces: default places, then a mapping; and one that is in use below.
 #
-my $space1 = tempdir('space1');
-my $space2 = tempdir('space2');
+my $space1 = PostgreSQL::Test::Utils::tempdir('space1');
+my $space2 = PostgreSQL::Test::Utils::tempdir('space2');
 sql("CREATE TABLESPACE one LOCATION '$space1'");
 sql("CREATE TABLESPACE two LOCATION '$space2'");
 sql('CREATE TABLE t1 TABLESPACE one AS SELECT generate_series(1, 10) AS i');
@@ -136,7 +136,7 @@ like(on('spaces', q{SELECT string_agg(pg_tablespace_location(oid), ' ') FROM pg_
 is(drop('spaces'), 'succeeded', 'dropped');
 no_orphans_ok($primary);
 
-my $target = tempdir('targets') . '/a=b c';
+my $target = PostgreSQL::Test::Utils::tempdir('targets') . '/a=b c';
 is(create('spaces', qq({"tablespace_mapping": {"$space1": "$target"}})), 'succeeded', 'a replica with a mapping');
 is(on('spaces', q{SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'one'}), $target, 'is there');
 is(drop('spaces'), 'succeeded', 'dropped');
@@ -153,7 +153,7 @@ sql('DROP TABLESPACE one'); sql('DROP TABLESPACE two');
 #
 # The other options.
 #
-my $own = tempdir('own');
+my $own = PostgreSQL::Test::Utils::tempdir('own');
 my $port = free_port();
 is(create('opts', qq({"data_directory": "$own", "port": $port, "listen_addresses": "127.0.0.1",
 	"settings": {"work_mem": "7MB", "log_min_duration_statement": "10s", "max_connections": 60, "my.setting": "it's"},

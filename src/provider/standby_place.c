@@ -413,8 +413,10 @@ rctl_standby_map_tablespaces(RctlOp *op, RctlHost *host, RctlSource *source)
 		rctl_standby_check_apart(host, target, "tablespace directory", directory, "the replica's data directory");
 		if (host->local)
 		{
-			rctl_standby_check_apart(host, target, "tablespace directory", location, "a tablespace of this server");
 			rctl_standby_check_apart(host, directory, "data directory", location, "a tablespace of this server");
+			for (int k = 0; k < rows->nrows; k++)
+				rctl_standby_check_apart(host, target, "tablespace directory",
+										 rctl_cell(rows, k, 1), "a tablespace of this server");
 		}
 		foreach(cell, targets->entries)
 			rctl_standby_check_apart(host, target, "tablespace directory",
