@@ -195,17 +195,20 @@ COMMENT ON FUNCTION replica_ctl.steps() IS 'the steps of every kind of operation
 -- Views
 ----------------------------------------------------------------------------
 
+-- A standby may have been read a moment after the server's own position, and so
+-- be ahead of it: that is no lag, not a negative one.
+
 CREATE VIEW @extschema@.replica_lag AS
 	SELECT r.name AS replica, s.application_name, s.client_addr,
 		coalesce(s.state, 'disconnected') AS state, s.sync_state,
 		s.pid IS NOT NULL AS connected,
 		s.sent_lsn, s.write_lsn, s.flush_lsn, s.replay_lsn,
-		pg_wal_lsn_diff(w.lsn, s.sent_lsn)::bigint AS sent_lag_bytes,
-		pg_wal_lsn_diff(w.lsn, s.write_lsn)::bigint AS write_lag_bytes,
+		pg_wal_lsn_diff(greatest(w.lsn, s.sent_lsn), s.sent_lsn)::bigint AS sent_lag_bytes,
+		pg_wal_lsn_diff(greatest(w.lsn, s.write_lsn), s.write_lsn)::bigint AS write_lag_bytes,
 		CASE WHEN s.write_lsn >= w.lsn THEN interval '0' ELSE s.write_lag END AS write_lag,
-		pg_wal_lsn_diff(w.lsn, s.flush_lsn)::bigint AS flush_lag_bytes,
+		pg_wal_lsn_diff(greatest(w.lsn, s.flush_lsn), s.flush_lsn)::bigint AS flush_lag_bytes,
 		CASE WHEN s.flush_lsn >= w.lsn THEN interval '0' ELSE s.flush_lag END AS flush_lag,
-		pg_wal_lsn_diff(w.lsn, s.replay_lsn)::bigint AS replay_lag_bytes,
+		pg_wal_lsn_diff(greatest(w.lsn, s.replay_lsn), s.replay_lsn)::bigint AS replay_lag_bytes,
 		CASE WHEN s.replay_lsn >= w.lsn THEN interval '0' ELSE s.replay_lag END AS replay_lag
 	FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) w,
 		(SELECT * FROM pg_catalog.pg_stat_replication WHERE state IN ('startup', 'catchup', 'streaming')) s
@@ -224,10 +227,10 @@ CREATE VIEW @extschema@.replica_status AS
 		(r.facts->>'host') || ':' || (r.facts->>'port') AS endpoint,
 		s.pid IS NOT NULL AS connected,
 		r.timeline_id AS timeline,
-		pg_wal_lsn_diff(l.lsn, s.replay_lsn)::bigint AS lag_bytes,
+		pg_wal_lsn_diff(greatest(l.lsn, s.replay_lsn), s.replay_lsn)::bigint AS lag_bytes,
 		CASE WHEN s.replay_lsn >= l.lsn THEN interval '0' ELSE s.replay_lag END AS lag,
 		p.slot_name AS slot,
-		pg_wal_lsn_diff(l.lsn, p.restart_lsn)::bigint AS slot_wal_bytes,
+		pg_wal_lsn_diff(greatest(l.lsn, p.restart_lsn), p.restart_lsn)::bigint AS slot_wal_bytes,
 		o.operation_id AS operation, o.step, r.since,
 		coalesce(o.message, r.message) AS message
 	FROM replica_ctl.replica r
