@@ -614,12 +614,12 @@ forward(RctlOpRow *row, const RctlPlan *plan)
 	for (int i = first; i < plan->count; i++)
 	{
 		const RctlStep *step = &plan->steps[i];
+		double		progress = rctl_plan_progress(plan, i);
 
 		rctl_store_begin();
-		rctl_store_step(row, done, step->name, i + 1, step->point_of_no_return,
-						(double) i / plan->count);
+		rctl_store_step(row, done, step->name, i + 1, step->point_of_no_return, progress);
 		rctl_store_commit();
-		rctl_board_step((double) i / plan->count, 1.0 / plan->count);
+		rctl_board_step(progress, rctl_plan_progress(plan, i + 1) - progress);
 		pgstat_report_activity(STATE_RUNNING, psprintf("%s of replica \"%s\": %s",
 													   rctl_op_kind_name(row->op.kind),
 													   row->op.replica->name, step->name));

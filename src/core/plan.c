@@ -85,3 +85,20 @@ rctl_plan_find(const RctlPlan *plan, const char *step)
 	}
 	return -1;
 }
+
+double
+rctl_plan_progress(const RctlPlan *plan, int step)
+{
+	int			done = 0;
+	int			total = 0;
+
+	for (int i = 0; i < plan->count; i++)
+	{
+		int			weight = Max(plan->steps[i].weight, 1);
+
+		total += weight;
+		if (i < step)
+			done += weight;
+	}
+	return total > 0 ? (double) done / total : 0;
+}

@@ -24,4 +24,7 @@ extern RctlPlan rctl_plan(const RctlProvider *provider, RctlOpKind kind, const R
 /* The index of a step by name; -1 if the plan has none of that name. */
 extern int	rctl_plan_find(const RctlPlan *plan, const char *step);
 
+/* How much of the plan is done, from 0 to 1, before the step of this index. */
+extern double rctl_plan_progress(const RctlPlan *plan, int step);
+
 #endif							/* REPLICA_CTL_CORE_PLAN_H */

@@ -13,6 +13,9 @@
 #include "provider/providers.h"
 #include "provider/standby.h"
 
+/* A copy takes nearly all of the time, and the only one that grows with the data. */
+#define COPY_WEIGHT 50
+
 static const RctlOptionDef server_options[] = {
 	{"bindir", RCTL_OPTION_PATH, "directory of PostgreSQL's programs, default that of this server"},
 	{"directory", RCTL_OPTION_PATH, "where replicas are made, default the setting replica_ctl.local_directory"},
@@ -86,7 +89,7 @@ LOCAL_STEP(repair_discard)
 static const RctlStep create_steps[] = {
 	{"preflight", local_preflight, "choose directory, port and names, and check that nothing is in the way"},
 	{"slot", local_slot, "make the replication slot, so that no WAL is lost from here on"},
-	{"copy", local_copy, "copy the data directory with pg_basebackup"},
+	{"copy", local_copy, "copy the data directory with pg_basebackup", .weight = COPY_WEIGHT},
 	{"configure", local_configure, "write the replica's configuration"},
 	{"start", local_start, "start the replica's server"},
 	{"catch_up", local_catch_up, "wait until it streams"},
@@ -115,7 +118,7 @@ static const RctlStep repair_steps[] = {
 	{"start", local_repair_start, "start it if it does not run"},
 	{"probe", local_repair_probe, "see whether it streams, and if not whether it ever can"},
 	{"aside", local_repair_aside, "if a new copy is needed: move the old one aside"},
-	{"copy", local_repair_copy, "if a new copy is needed: make it"},
+	{"copy", local_repair_copy, "if a new copy is needed: make it", .weight = COPY_WEIGHT},
 	{"configure", local_repair_configure, "if a new copy is needed: write its configuration"},
 	{"restart", local_repair_restart, "if a new copy is needed: start it"},
 	{"catch_up", local_catch_up, "wait until it streams"},

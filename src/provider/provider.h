@@ -119,6 +119,9 @@ typedef struct RctlStep
 	 * only retries, and needs_attention when they are used up.
 	 */
 	bool		point_of_no_return;
+
+	/* Its part in the operation's progress, next to the others'; 0 is 1. */
+	int			weight;
 } RctlStep;
 
 typedef enum RctlOptionType
