@@ -8,7 +8,7 @@ use strict;
 use warnings;
 use Bench;
 
-my $rounds = $ENV{RCTL_BENCH_ROUNDS} || 7;
+my $rounds = $ENV{RCTL_BENCH_ROUNDS} || 10;
 my $server = Bench::Server->new('primary');
 my (@by_hand, @by_call, @to_first_step, @after_copy);
 
@@ -16,8 +16,12 @@ $server->sql('CREATE TABLE t AS SELECT g AS id, md5(g::text) AS text FROM genera
 
 for my $round (0 .. $rounds)
 {
-	my $hand = timed { by_hand($round) };
-	my $call = timed { by_call($round) };
+	my ($hand, $call);
+
+	# each goes first as often as the other
+	$hand = timed { by_hand($round) } if $round % 2 == 0;
+	$call = timed { by_call($round) };
+	$hand = timed { by_hand($round) } if $round % 2 == 1;
 	my ($first, $after) = split /\|/, $server->sql(qq{
 		SELECT extract(epoch FROM min(s.started_at) - o.requested_at),
 			extract(epoch FROM o.finished_at - max(s.ended_at) FILTER (WHERE s.step = 'copy'))
