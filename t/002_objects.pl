@@ -57,6 +57,35 @@ cmp_ok(scalar @functions, '>', 5, 'there are functions for users');
 is(join(' ', grep { $readme !~ /^\| `\Q$_\E\(/m } @functions), '', 'the README has a line for every function');
 is(join(' ', grep { $readme !~ /^\| `\Q$_\E` \|/m } @views), '', 'the README has a line for every view');
 
+# docs/local.md has every option of the local provider, as its errors list them.
+my $local = slurp_file('docs/local.md');
+my %calls = (
+	'replica_create' => q{SELECT replica_create('x', options => '{"?": 1}')},
+	'replica_attach' => q{SELECT replica_attach('x', options => '{"?": 1}')},
+	'server' => q{ALTER SERVER local OPTIONS ("?" '1')},
+	'user mapping' => q{CREATE USER MAPPING FOR CURRENT_USER SERVER local OPTIONS ("?" '1')});
+for my $what (sort keys %calls)
+{
+	my ($listed) = psql_error($node, $calls{$what}) =~ /Valid options are: (.*)\.$/m;
+	my ($section) = $local =~ /^## Options of \Q$what\E\n(.*?)(?=^## |\z)/ms;
+	my $pattern = qr/^\| `(\w+)`/m;
+
+	# those of servers and user mappings share a table
+	($section, $pattern) = ($local, qr/^\| \Q$what\E \| `(\w+)`/m) unless defined $section;
+	is(join(', ', sort $section =~ /$pattern/g), join(', ', sort split /, /, $listed),
+		"docs/local.md has the options of $what");
+}
+
+# docs/operations.md has every step of it, in order.
+my $operations = slurp_file('docs/operations.md');
+for my $row (split /\n/, rows(q{SELECT kind, string_agg(step, ' ' ORDER BY step_number)
+	FROM replica_ctl.steps() WHERE provider = 'local' GROUP BY kind ORDER BY kind}))
+{
+	my ($kind, $steps) = split /\|/, $row;
+	my ($documented) = $operations =~ /^\| \Q$kind\E \| (.*) \|$/m;
+	is(join(' ', ($documented // '') =~ /`(\w+)`/g), $steps, "docs/operations.md has the steps of $kind");
+}
+
 # docs/settings.md says the defaults that hold, and which need a restart.
 my $settings = slurp_file('docs/settings.md');
 for my $row (split /\n/, rows(q{
