@@ -174,6 +174,15 @@ CREATE FUNCTION @extschema@.replica_claim()
 	RETURNS bigint AS 'MODULE_PATHNAME', 'rctl_sql_claim' LANGUAGE C STRICT VOLATILE;
 COMMENT ON FUNCTION @extschema@.replica_claim() IS 'says that this server owns the registry''s replicas, after its data directory was moved or restored; returns how many rows changed hands';
 
+CREATE FUNCTION @extschema@.replica_fence(reason text DEFAULT NULL, timeout interval DEFAULT '60s',
+	drain interval DEFAULT '0s')
+	RETURNS pg_lsn AS 'MODULE_PATHNAME', 'rctl_sql_fence' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_fence(text, interval, interval) IS 'stops all writes to this server, until replica_unfence; returns an LSN after which nothing was committed';
+
+CREATE FUNCTION @extschema@.replica_unfence(force boolean DEFAULT false)
+	RETURNS void AS 'MODULE_PATHNAME', 'rctl_sql_unfence' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_unfence(boolean) IS 'lets writes to this server go on';
+
 -- For the views, and for whoever wants to know how the engine works.
 
 CREATE FUNCTION replica_ctl.board(OUT operation bigint, OUT pid integer, OUT phase text,
@@ -190,6 +199,12 @@ CREATE FUNCTION replica_ctl.steps(OUT provider text, OUT kind text, OUT step_num
 	OUT title text, OUT point_of_no_return boolean)
 	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_steps' LANGUAGE C STRICT IMMUTABLE;
 COMMENT ON FUNCTION replica_ctl.steps() IS 'the steps of every kind of operation, by provider';
+
+CREATE FUNCTION replica_ctl.fence(OUT phase text, OUT since timestamptz, OUT reason text, OUT operation bigint,
+	OUT pid integer, OUT lsn pg_lsn, OUT held integer, OUT replica text, OUT endpoint text,
+	OUT promoted_timeline integer, OUT promoted_lsn pg_lsn)
+	RETURNS record AS 'MODULE_PATHNAME', 'rctl_sql_fence_state' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION replica_ctl.fence() IS 'whether writes to this server are stopped (down, draining, up, promoted), since when, by whom, and how many sessions wait';
 
 ----------------------------------------------------------------------------
 -- Views
@@ -278,10 +293,12 @@ REVOKE ALL ON FUNCTION
 	@extschema@.replica_wait(name, interval),
 	@extschema@.replica_operation_wait(bigint, interval),
 	@extschema@.replica_cancel(bigint),
-	@extschema@.replica_claim()
+	@extschema@.replica_claim(),
+	@extschema@.replica_fence(text, interval, interval),
+	@extschema@.replica_unfence(boolean)
 	FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA replica_ctl TO pg_monitor;
-GRANT EXECUTE ON FUNCTION replica_ctl.board(), replica_ctl.operation_edges(), replica_ctl.steps() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION replica_ctl.board(), replica_ctl.fence(), replica_ctl.operation_edges(), replica_ctl.steps() TO pg_monitor;
 GRANT SELECT ON @extschema@.replica_lag, @extschema@.replica_status,
 	@extschema@.replica_operations, @extschema@.replica_events TO pg_monitor;

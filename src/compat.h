@@ -15,7 +15,11 @@
 #error "replica_ctl needs PostgreSQL 15 or newer"
 #endif
 
+#include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
+#include "storage/proc.h"
 #include "utils/acl.h"
+#include "utils/guc_tables.h"
 
 /* Whether a role has USAGE on a foreign server. */
 static inline AclResult
@@ -34,5 +38,73 @@ rctl_server_aclcheck(Oid server, Oid role)
 #else
 #define rctl_create_wait_event_set(nevents) CreateWaitEventSet(CurrentMemoryContext, (nevents))
 #endif
+
+/* Index of this process in ProcGlobal->allProcs. */
+static inline int
+rctl_my_proc_index(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return MyProcNumber;
+#else
+	return MyProc->pgprocno;
+#endif
+}
+
+/* A list with the permissions that a plan needs, of what rctl_permission_to_write() takes. */
+static inline List *
+rctl_plan_permissions(const PlannedStmt *plan)
+{
+#if PG_VERSION_NUM >= 160000
+	return plan->permInfos;
+#else
+	return plan->rtable;
+#endif
+}
+
+/* The relation for which more than SELECT is needed, or InvalidOid. */
+static inline Oid
+rctl_permission_to_write(Node *permission)
+{
+#if PG_VERSION_NUM >= 160000
+	RTEPermissionInfo *info = castNode(RTEPermissionInfo, permission);
+
+	return (info->requiredPerms & ~ACL_SELECT) != 0 ? info->relid : InvalidOid;
+#else
+	RangeTblEntry *rte = castNode(RangeTblEntry, permission);
+
+	return rte->rtekind == RTE_RELATION && (rte->requiredPerms & ~ACL_SELECT) != 0 ? rte->relid : InvalidOid;
+#endif
+}
+
+/* What an ExecutorRun hook takes, and passes on. */
+#if PG_VERSION_NUM >= 180000
+#define RCTL_EXECUTOR_RUN_PARAMETERS \
+	QueryDesc *query, ScanDirection direction, uint64 count
+#define RCTL_EXECUTOR_RUN_ARGUMENTS \
+	query, direction, count
+#else
+#define RCTL_EXECUTOR_RUN_PARAMETERS \
+	QueryDesc *query, ScanDirection direction, uint64 count, bool execute_once
+#define RCTL_EXECUTOR_RUN_ARGUMENTS \
+	query, direction, count, execute_once
+#endif
+
+/* The record of a boolean setting of PostgreSQL's own. */
+static inline struct config_bool *
+rctl_find_bool_setting(const char *name)
+{
+#if PG_VERSION_NUM >= 160000
+	return (struct config_bool *) find_option(name, false, false, ERROR);
+#else
+	struct config_generic **settings = get_guc_variables();
+
+	for (int i = 0; i < GetNumConfigOptions(); i++)
+	{
+		if (strcmp(settings[i]->name, name) == 0)
+			return (struct config_bool *) settings[i];
+	}
+	elog(ERROR, "setting \"%s\" does not exist", name);
+#endif
+}
 
 #endif							/* REPLICA_CTL_COMPAT_H */

@@ -13,6 +13,7 @@
 #include "storage/lwlock.h"
 
 #include "core/board.h"
+#include "primary/fence.h"
 #include "settings.h"
 #include "worker/worker.h"
 
@@ -27,6 +28,7 @@ request_shmem(void)
 	if (previous_shmem_request)
 		previous_shmem_request();
 	rctl_board_shmem_request();
+	rctl_fence_shmem_request();
 }
 
 static void
@@ -36,6 +38,7 @@ start_shmem(void)
 		previous_shmem_startup();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	rctl_board_shmem_init();
+	rctl_fence_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -56,5 +59,6 @@ _PG_init(void)
 	shmem_request_hook = request_shmem;
 	previous_shmem_startup = shmem_startup_hook;
 	shmem_startup_hook = start_shmem;
+	rctl_fence_install_hooks();
 	rctl_workers_register();
 }

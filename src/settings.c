@@ -18,10 +18,17 @@
 #include "settings.h"
 
 char	   *rctl_database = NULL;
+int			rctl_fence_action = RCTL_FENCE_ACTION_HOLD;
 char	   *rctl_local_directory = NULL;
 int			rctl_max_operations = 4;
 int			rctl_progress_timeout = 300000;
 int			rctl_step_retries = 5;
+
+static const struct config_enum_entry fence_actions[] = {
+	{"hold", RCTL_FENCE_ACTION_HOLD, false},
+	{"error", RCTL_FENCE_ACTION_ERROR, false},
+	{NULL, 0, false}
+};
 
 /* "" (the default directory) or an absolute path. */
 static bool
@@ -42,6 +49,11 @@ rctl_settings_define(void)
 							   "Database in which the extension is created and its workers run.",
 							   NULL, &rctl_database, "postgres",
 							   PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("replica_ctl.fence_action",
+							 "What becomes of a write while this server is fenced.",
+							 "With \"hold\" it waits until the fence is lifted, with \"error\" it fails at once.",
+							 &rctl_fence_action, RCTL_FENCE_ACTION_HOLD, fence_actions,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("replica_ctl.local_directory",
 							   "Directory under which local replicas are made.",
 							   "Empty means the data directory's path with \"_replicas\" appended.",

@@ -8,7 +8,14 @@
 #ifndef REPLICA_CTL_SETTINGS_H
 #define REPLICA_CTL_SETTINGS_H
 
+typedef enum RctlFenceAction
+{
+	RCTL_FENCE_ACTION_HOLD,
+	RCTL_FENCE_ACTION_ERROR,
+} RctlFenceAction;
+
 extern char *rctl_database;		/* control database; never NULL */
+extern int	rctl_fence_action;	/* RctlFenceAction */
 extern char *rctl_local_directory;	/* "" = <data_directory>_replicas */
 extern int	rctl_max_operations;
 extern int	rctl_progress_timeout;	/* ms, 0 = none */

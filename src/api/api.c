@@ -10,6 +10,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "commands/dbcommands.h"
@@ -18,6 +20,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "api/api.h"
 #include "core/board.h"
@@ -103,4 +106,17 @@ rctl_api_queued_here(int64 operation)
 			return true;
 	}
 	return false;
+}
+
+int64
+rctl_api_interval_ms(Interval *interval, const char *what)
+{
+	int64		ms = interval->time / 1000 + (int64) interval->day * (USECS_PER_DAY / 1000);
+
+	if (interval->month != 0 || ms < 0 || ms > INT_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is out of range", what),
+				 errhint("It is at least 0 and at most 24 days.")));
+	return ms;
 }

@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
+
 /*
  * Raises an error, with what to do about it, unless operations can be queued
  * here: the library is preloaded, this is the control database, and the
@@ -25,5 +27,8 @@ extern void rctl_api_queued(int64 operation);
 
 /* Whether this transaction queued it, so that nobody else can see it yet. */
 extern bool rctl_api_queued_here(int64 operation);
+
+/* An interval argument in ms; negative ones and those of more than 24 days are refused. */
+extern int64 rctl_api_interval_ms(Interval *interval, const char *what);
 
 #endif							/* REPLICA_CTL_API_API_H */

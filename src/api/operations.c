@@ -10,8 +10,6 @@
  */
 #include "postgres.h"
 
-#include <limits.h>
-
 #include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_server.h"
 #include "fmgr.h"
@@ -253,18 +251,10 @@ require_choice(const char *what, const char *value, const char *const *choices)
 			 errhint("Valid values: %s.", valid.data)));
 }
 
-/* An interval argument in ms, as text; negative ones and those of more than a month are refused. */
 static char *
 interval_ms(Interval *interval, const char *what)
 {
-	int64		ms = interval->time / 1000 + (int64) interval->day * (USECS_PER_DAY / 1000);
-
-	if (interval->month != 0 || ms < 0 || ms > INT_MAX)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s is out of range", what),
-				 errhint("It is at least 0 and at most 24 days.")));
-	return psprintf(INT64_FORMAT, ms);
+	return psprintf(INT64_FORMAT, rctl_api_interval_ms(interval, what));
 }
 
 Datum

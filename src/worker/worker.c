@@ -13,6 +13,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 
+#include "primary/fence.h"
 #include "settings.h"
 #include "worker/worker.h"
 
@@ -49,6 +50,7 @@ rctl_worker_start(void)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(rctl_database, NULL, 0);
+	rctl_fence_exempt(true);
 
 	/* A dead synchronous standby must not block the tool that fixes it. */
 	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);

@@ -1,0 +1,107 @@
+/*-------------------------------------------------------------------------
+ *
+ * fence.h
+ *	  The state in which this server lets no transaction commit a write.
+ *
+ * fence.c has the state and its changes, fence_file.c makes it durable,
+ * fence_hooks.c enforces it in every process.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REPLICA_CTL_PRIMARY_FENCE_H
+#define REPLICA_CTL_PRIMARY_FENCE_H
+
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+
+#define RCTL_FENCE_REASON_LEN 256
+#define RCTL_FENCE_ENDPOINT_LEN 320
+
+typedef enum RctlFencePhase
+{
+	RCTL_FENCE_DOWN = 0,
+	RCTL_FENCE_DRAINING = 1,	/* transactions that have written may finish,
+								 * no other may begin to */
+	RCTL_FENCE_UP = 2,			/* nothing that has written commits */
+	RCTL_FENCE_PROMOTED = 3,	/* the same, and a replica is the primary now */
+} RctlFencePhase;
+
+typedef struct RctlFenceRequest
+{
+	int64		operation;		/* the owner; 0: a session, by hand */
+	const char *reason;			/* shown to whoever is stopped; may be NULL */
+	long		drain_ms;		/* how long transactions that have written may
+								 * take to finish; 0: none */
+	long		timeout_ms;		/* for all of it; > 0 */
+} RctlFenceRequest;
+
+/* A copy of what is known about the fence. */
+typedef struct RctlFenceState
+{
+	RctlFencePhase phase;
+	TimestampTz since;			/* when writes stopped, or began to drain */
+	int64		operation;		/* the owner; 0: a session, by hand */
+	int			pid;			/* who raised it; 0: it was up when the server
+								 * started */
+	XLogRecPtr	lsn;			/* no user transaction has committed after it;
+								 * invalid while it is being raised and after
+								 * a restart */
+	TimeLineID	timeline;		/* of this server */
+	int			held;			/* sessions that wait for it to be lifted */
+	char		reason[RCTL_FENCE_REASON_LEN];	/* "" = none */
+
+	/* Valid in RCTL_FENCE_PROMOTED. */
+	char		replica[NAMEDATALEN];
+	char		endpoint[RCTL_FENCE_ENDPOINT_LEN];	/* host:port of the new
+													 * primary, for messages;
+													 * "" = unknown */
+	TimeLineID	promoted_timeline;
+	XLogRecPtr	promoted_lsn;
+} RctlFenceState;
+
+/* For _PG_init, and the shared-memory hooks (init with AddinShmemInitLock held). */
+extern void rctl_fence_install_hooks(void);
+extern void rctl_fence_shmem_request(void);
+extern void rctl_fence_shmem_init(void);
+
+/* Whether the library was preloaded, so that there can be a fence at all. */
+extern bool rctl_fence_exists(void);
+
+/* Whether writes are stopped.  One read of shared memory. */
+extern bool rctl_fence_is_up(void);
+
+extern void rctl_fence_get(RctlFenceState *state);
+
+/*
+ * Raises the fence and returns an LSN, flushed here, after which no user
+ * transaction has committed.  Durable when it returns.  Undoes itself when it
+ * fails, times out or is cancelled.  An operation that finds its own fence up
+ * already (after a crash) gets a new LSN, and then an error leaves it up.
+ *
+ * To be called by a worker with no transaction open, or in a transaction that
+ * has not written.  Not transactional.
+ */
+extern XLogRecPtr rctl_fence_raise(const RctlFenceRequest *request);
+
+/*
+ * Lifts the fence that this operation raised, whatever has become of it, and
+ * lets held statements go on.  False if there was none.  Raises
+ * ERRCODE_OBJECT_IN_USE if it is another one's, or is just being raised.
+ */
+extern bool rctl_fence_lift(int64 operation);
+
+/*
+ * Writes durably that a replica is the primary now: held statements fail, and
+ * a restart comes up fenced.  Harmless to repeat.  To be called when the
+ * promotion cannot be undone any more, at the latest before clients are told.
+ */
+extern void rctl_fence_mark_promoted(int64 operation, const char *replica, const char *endpoint,
+									 TimeLineID timeline, XLogRecPtr lsn);
+
+/*
+ * Lets this process write while the fence is up.  For our own background
+ * workers and their bookkeeping only; an error in any other process.
+ */
+extern void rctl_fence_exempt(bool exempt);
+
+#endif							/* REPLICA_CTL_PRIMARY_FENCE_H */
