@@ -33,6 +33,7 @@ PG_FUNCTION_INFO_V1(rctl_sql_detach);
 PG_FUNCTION_INFO_V1(rctl_sql_drop);
 PG_FUNCTION_INFO_V1(rctl_sql_repair);
 PG_FUNCTION_INFO_V1(rctl_sql_promote);
+PG_FUNCTION_INFO_V1(rctl_sql_drill);
 PG_FUNCTION_INFO_V1(rctl_sql_cancel);
 PG_FUNCTION_INFO_V1(rctl_sql_claim);
 
@@ -269,10 +270,21 @@ rctl_sql_promote(PG_FUNCTION_ARGS)
 	require_choice("promotion mode", mode, modes);
 	require_choice("source_after", after, afters);
 	rctl_map_set(arguments, "mode", mode);
+	rctl_map_setf(arguments, "session", "%d", MyProcPid);
 	rctl_map_set(arguments, "timeout_ms", interval_ms(PG_GETARG_INTERVAL_P(2), "timeout"));
 	rctl_map_set(arguments, "drain_ms", interval_ms(PG_GETARG_INTERVAL_P(3), "drain"));
 	rctl_map_set(arguments, "source_after", after);
 	PG_RETURN_INT64(queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_PROMOTE, arguments, "promoting"));
+}
+
+Datum
+rctl_sql_drill(PG_FUNCTION_ARGS)
+{
+	RctlMap    *arguments = rctl_map_make();
+
+	rctl_map_set(arguments, "timeout_ms", interval_ms(PG_GETARG_INTERVAL_P(1), "timeout"));
+	rctl_map_set(arguments, "drain_ms", interval_ms(PG_GETARG_INTERVAL_P(2), "drain"));
+	PG_RETURN_INT64(queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_DRILL, arguments, NULL));
 }
 
 /*

@@ -71,6 +71,34 @@ raise_outcome(int64 operation, const RctlOutcome *outcome)
 			 error->hint ? errhint("%s", error->hint) : 0));
 }
 
+/* Sleeps until the operation has ended. */
+static void
+sleep_until_ended(int64 operation, TimestampTz until, RctlOutcome *outcome)
+{
+	for (;;)
+	{
+		long		left;
+
+		if (!look(operation, outcome))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("operation " INT64_FORMAT " does not exist", operation),
+					 errhint("SELECT * FROM replica_operations lists the operations.")));
+		if (outcome->state != RCTL_STATE_QUEUED && outcome->state != RCTL_STATE_RUNNING)
+			return;
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		if (left <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("operation " INT64_FORMAT " (%s of replica \"%s\") has not ended in time",
+							operation, rctl_op_kind_name(outcome->kind), outcome->replica),
+					 errdetail("It goes on."),
+					 errhint("Wait again, or stop it with SELECT replica_cancel(" INT64_FORMAT ").", operation)));
+		rctl_board_wait_sleep(Min(left, LOOK_AGAIN_MS));
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 static text *
 wait_for(int64 operation, Interval *timeout)
 {
@@ -80,35 +108,15 @@ wait_for(int64 operation, Interval *timeout)
 	RctlOutcome outcome;
 
 	rctl_board_wait_prepare();
-	for (;;)
+	PG_TRY();
 	{
-		long		left;
-
-		if (!look(operation, &outcome))
-		{
-			rctl_board_wait_done();
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("operation " INT64_FORMAT " does not exist", operation),
-					 errhint("SELECT * FROM replica_operations lists the operations.")));
-		}
-		if (outcome.state != RCTL_STATE_QUEUED && outcome.state != RCTL_STATE_RUNNING)
-			break;
-		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
-		if (left <= 0)
-		{
-			rctl_board_wait_done();
-			ereport(ERROR,
-					(errcode(ERRCODE_QUERY_CANCELED),
-					 errmsg("operation " INT64_FORMAT " (%s of replica \"%s\") has not ended in time",
-							operation, rctl_op_kind_name(outcome.kind), outcome.replica),
-					 errdetail("It goes on."),
-					 errhint("Wait again, or stop it with SELECT replica_cancel(" INT64_FORMAT ").", operation)));
-		}
-		rctl_board_wait_sleep(Min(left, LOOK_AGAIN_MS));
-		CHECK_FOR_INTERRUPTS();
+		sleep_until_ended(operation, until, &outcome);
 	}
-	rctl_board_wait_done();
+	PG_FINALLY();
+	{
+		rctl_board_wait_done();
+	}
+	PG_END_TRY();
 
 	if (outcome.state == RCTL_STATE_FAILED || outcome.state == RCTL_STATE_NEEDS_ATTENTION)
 		raise_outcome(operation, &outcome);

@@ -28,6 +28,9 @@
 
 #define BOARD_NAME "replica_ctl_board"
 
+/* Sessions beyond this many that wait at the same time are not known as watchers. */
+#define MAX_WATCHERS 32
+
 typedef struct BoardSlot
 {
 	RctlBoardEntry entry;		/* lock; operation 0 = free */
@@ -43,6 +46,7 @@ typedef struct Board
 {
 	ConditionVariable changed;	/* own lock */
 	int			launcher_pid;	/* lock; 0 = none */
+	int			watchers[MAX_WATCHERS]; /* lock; pids, 0 = free */
 	int			nslots;			/* constant after start */
 	BoardSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } Board;
@@ -332,9 +336,57 @@ rctl_board_changed(void)
 	ConditionVariableBroadcast(&board->changed);
 }
 
+/* Replaces one entry of the watchers; false if there is none to replace. */
+static bool
+replace_watcher(int old_pid, int new_pid)
+{
+	bool		found = false;
+
+	LWLockAcquire(board_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MAX_WATCHERS && !found; i++)
+	{
+		if (board->watchers[i] == old_pid)
+		{
+			board->watchers[i] = new_pid;
+			found = true;
+		}
+	}
+	LWLockRelease(board_lock);
+	return found;
+}
+
+static void
+leave_watchers(int code, Datum arg)
+{
+	(void) replace_watcher(MyProcPid, 0);
+}
+
+char *
+rctl_board_watchers(const char *and_this_pid)
+{
+	StringInfoData list;
+
+	initStringInfo(&list);
+	appendStringInfoString(&list, and_this_pid ? and_this_pid : "0");
+	LWLockAcquire(board_lock, LW_SHARED);
+	for (int i = 0; i < MAX_WATCHERS; i++)
+	{
+		if (board->watchers[i] != 0)
+			appendStringInfo(&list, ",%d", board->watchers[i]);
+	}
+	LWLockRelease(board_lock);
+	return list.data;
+}
+
 void
 rctl_board_wait_prepare(void)
 {
+	static bool registered = false;
+
+	if (!registered)
+		before_shmem_exit(leave_watchers, (Datum) 0);
+	registered = true;
+	(void) replace_watcher(0, MyProcPid);
 	ConditionVariablePrepareToSleep(&board->changed);
 }
 
@@ -348,4 +400,5 @@ void
 rctl_board_wait_done(void)
 {
 	ConditionVariableCancelSleep();
+	(void) replace_watcher(MyProcPid, 0);
 }

@@ -81,6 +81,12 @@ extern void rctl_board_changed(void);
  * For a session that waits for changes: prepare before it looks, then sleep
  * (at most timeout_ms; interrupts raise), at the end done.
  */
+/*
+ * A session between prepare and done is a watcher; so is the one that asked
+ * for the operation.  The list, "1,2,3", is for sparing them when the
+ * sessions of a server are ended.
+ */
+extern char *rctl_board_watchers(const char *and_this_pid);
 extern void rctl_board_wait_prepare(void);
 extern void rctl_board_wait_sleep(long timeout_ms);
 extern void rctl_board_wait_done(void);

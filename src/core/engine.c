@@ -35,8 +35,10 @@
 #include "core/engine.h"
 #include "core/fault.h"
 #include "core/plan.h"
+#include "core/promotion.h"
 #include "core/store.h"
 #include "net/wait.h"
+#include "primary/fence.h"
 #include "settings.h"
 
 #define RETRY_FIRST_MS 500
@@ -433,6 +435,16 @@ end_undone(RctlOpRow *row, RctlError *error)
  * ---------------------------------------------------------------------
  */
 
+/* The fence is the core's own; everything else is of the provider's making. */
+static void
+remove_object(RctlOp *op, const RctlCleanup *record)
+{
+	if (strcmp(record->type, RCTL_FENCE_RECORD) == 0)
+		(void) rctl_fence_lift(op->id);
+	else
+		op->replica->provider->cleanup(op, record);
+}
+
 static void
 handle_record(RctlOpRow *row, const void *arg)
 {
@@ -440,7 +452,7 @@ handle_record(RctlOpRow *row, const void *arg)
 
 	rctl_op_progress(&row->op, psprintf("removing %s", record->type), 0, 0);
 	rctl_fault("undo", record->type, "before", row->op.attempt);
-	row->op.replica->provider->cleanup(&row->op, record);
+	remove_object(&row->op, record);
 	rctl_fault("undo", record->type, "after", row->op.attempt);
 }
 
@@ -486,7 +498,7 @@ rctl_op_cleanup_run(RctlOp *op, const char *type)
 	if (records == NIL)
 		return;
 	record = linitial(records);
-	op->replica->provider->cleanup(op, record);
+	remove_object(op, record);
 	rctl_store_begin();
 	rctl_store_cleanup_forget(record->id);
 	rctl_store_commit();
@@ -547,10 +559,10 @@ run_step(RctlOpRow *row, const void *arg)
 
 /* Decides what an error of the running step means; true: the operation goes backward now. */
 static bool
-step_failed(RctlOpRow *row, RctlError *error, int sqlerrcode)
+step_failed(RctlOpRow *row, const RctlStep *step, RctlError *error, int sqlerrcode)
 {
 	bool		retry = rctl_error_is_transient(sqlerrcode) && !row->cancel_requested &&
-	row->op.attempt <= rctl_step_retries;
+		!step->once && row->op.attempt <= rctl_step_retries;
 
 	if (retry)
 	{
@@ -609,7 +621,7 @@ forward(RctlOpRow *row, const RctlPlan *plan)
 				 errmsg("operation " INT64_FORMAT " is at step \"%s\", which its plan does not have",
 						row->op.id, row->op.step)));
 	if (error)
-		return step_failed(row, error, ERRCODE_OPERATOR_INTERVENTION);
+		return step_failed(row, &plan->steps[first], error, ERRCODE_OPERATOR_INTERVENTION);
 
 	for (int i = first; i < plan->count; i++)
 	{
@@ -626,7 +638,7 @@ forward(RctlOpRow *row, const RctlPlan *plan)
 
 		error = run_guarded(row, run_step, step, &sqlerrcode);
 		if (error)
-			return step_failed(row, error, sqlerrcode);
+			return step_failed(row, step, error, sqlerrcode);
 		done = step->name;
 	}
 

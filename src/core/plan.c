@@ -65,9 +65,12 @@ rctl_plan(const RctlProvider *provider, RctlOpKind kind, const RctlMap *argument
 				break;
 			if (strcmp(mode, "forced") == 0)
 				return join_steps(rctl_forced_promotion_steps, NULL);
+			return join_steps(rctl_planned_promotion_steps, NULL);
+		case RCTL_OP_DRILL:
+			if (provider->connect)
+				return join_steps(rctl_drill_steps, NULL);
 			break;
 		case RCTL_OP_SWITCHOVER:
-		case RCTL_OP_DRILL:
 			break;
 	}
 	if (own == NULL)

@@ -3,21 +3,41 @@
  * promotion.c
  *	  Steps that make a replica a primary, or let it go.
  *
+ * Planned: look, wait until little is left to replay, fence, wait until the
+ * replica has replayed all that can have been acknowledged, and only then
+ * promote.  Up to that point the fence's cleanup record takes everything
+ * back.  From the promotion on there are two servers that hold the same data,
+ * and this one stays fenced until the plan says otherwise.
+ *
+ * What a session could lose is bounded by one LSN: the one that
+ * rctl_fence_raise() returns.  WAL that this server writes later (checkpoints,
+ * our own bookkeeping) is nobody's data.
+ *
  * All of it goes over libpq and this server's own catalogs, so that it is the
- * same for every provider whose replicas can be reached.
+ * same for every provider whose replicas can be reached.  One connection to
+ * the replica serves all steps of a worker: making one while writes stand
+ * still would cost as much as the promotion.
+ *
+ * Durable in op->state: the deadline, the fence's LSN, the times for the
+ * event.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
 
+#include "core/board.h"
 #include "core/promotion.h"
 #include "core/store.h"
 #include "net/pgconn.h"
 #include "net/wait.h"
+#include "primary/fence.h"
 #include "primary/slots.h"
 
 #define CONNECT_TIMEOUT_MS 10000
@@ -25,18 +45,48 @@
 
 /* pg_promote(true) and pg_ctl look every 100 ms; the server is writable sooner. */
 #define PROMOTE_POLL_MS 2
-#define PROMOTE_REPORT_MS 1000
+#define REPLAY_POLL_MS 1
+#define REPORT_MS 1000
 
+/* Writes are stopped only when less than this is left to replay. */
+#define WARM_LAG_BYTES (16 * 1024 * 1024)
+
+/* ---------------------------------------------------------------------
+ * The replica
+ * ---------------------------------------------------------------------
+ */
+
+/* The worker's connection to its operation's replica, in op->context. */
 static PGconn *
-connect_replica(RctlOp *op)
+replica_conn(RctlOp *op)
 {
-	return op->replica->provider->connect(op, op->replica, CONNECT_TIMEOUT_MS);
+	static PGconn *conn = NULL;
+	static int64 operation = 0;
+	MemoryContext old;
+
+	if (conn == NULL || operation != op->id || PQstatus(conn) != CONNECTION_OK)
+	{
+		old = MemoryContextSwitchTo(op->context);
+		conn = NULL;
+		conn = op->replica->provider->connect(op, op->replica, CONNECT_TIMEOUT_MS);
+		operation = op->id;
+		MemoryContextSwitchTo(old);
+	}
+	return conn;
+}
+
+static char *
+ask(PGconn *conn, const char *sql)
+{
+	return rctl_pg_value(conn, QUERY_TIMEOUT_MS, sql, 0, NULL);
 }
 
 static bool
-in_recovery(PGconn *conn)
+ask_bool(PGconn *conn, const char *sql)
 {
-	return strcmp(rctl_pg_value(conn, QUERY_TIMEOUT_MS, "SELECT pg_is_in_recovery()", 0, NULL), "t") == 0;
+	char	   *value = ask(conn, sql);
+
+	return value && value[0] == 't';
 }
 
 static XLogRecPtr
@@ -45,69 +95,282 @@ parse_lsn(const char *text)
 	return text ? DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(text))) : InvalidXLogRecPtr;
 }
 
+static XLogRecPtr
+ask_lsn(PGconn *conn, const char *sql)
+{
+	return parse_lsn(ask(conn, sql));
+}
+
+/* The timeline that a server writes; pg_control knows it only after a checkpoint. */
+static char *
+ask_timeline(PGconn *conn)
+{
+	return ask(conn, "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int");
+}
+
 static char *
 lsn_text(XLogRecPtr lsn)
 {
 	return psprintf("%X/%X", LSN_FORMAT_ARGS(lsn));
 }
 
-/*
- * What a forced promotion may lose, as far as it can be known before it: WAL
- * that this server has flushed and the replica has not received.
+/* ---------------------------------------------------------------------
+ * Times
+ * ---------------------------------------------------------------------
  */
-static void
-take_receipt(RctlOp *op)
-{
-	PGconn	   *conn = connect_replica(op);
-	XLogRecPtr	ours;
-	XLogRecPtr	theirs;
 
-	if (!in_recovery(conn))
-		return;
-	theirs = parse_lsn(rctl_pg_value(conn, QUERY_TIMEOUT_MS,
-									 "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())", 0, NULL));
-	rctl_map_set(op->state, "replica_last_commit",
-				 rctl_pg_value(conn, QUERY_TIMEOUT_MS, "SELECT pg_last_xact_replay_timestamp()", 0, NULL));
-	ours = GetFlushRecPtr(NULL);
-	rctl_map_set(op->state, "replica_lsn", lsn_text(theirs));
-	rctl_map_set(op->state, "source_lsn", lsn_text(ours));
-	rctl_map_setf(op->state, "lost_bytes", UINT64_FORMAT, ours > theirs ? ours - theirs : 0);
+static void
+note_time(RctlOp *op, const char *what)
+{
+	rctl_map_setf(op->state, what, INT64_FORMAT, (int64) GetCurrentTimestamp());
+}
+
+static int64
+noted_time(RctlOp *op, const char *what)
+{
+	const char *value = rctl_map_get(op->state, what);
+
+	return value ? strtoll(value, NULL, 10) : 0;
+}
+
+static void
+set_elapsed(RctlOp *op, RctlMap *detail, const char *key, const char *from, const char *to)
+{
+	if (noted_time(op, from) && noted_time(op, to))
+		rctl_map_setf(detail, key, "%.1f", (noted_time(op, to) - noted_time(op, from)) / 1000.0);
+}
+
+static long
+argument_ms(RctlOp *op, const char *name, const char *otherwise)
+{
+	return strtol(rctl_map_get_default(op->arguments, name, otherwise), NULL, 10);
+}
+
+/*
+ * Milliseconds left of the call's time-out, which runs from the first step.
+ * It bounds all that can be undone.
+ */
+static long
+time_left(RctlOp *op)
+{
+	int64		deadline = noted_time(op, "deadline");
+	long		left;
+
+	if (deadline == 0)
+	{
+		deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), argument_ms(op, "timeout_ms", "60000"));
+		rctl_map_setf(op->state, "deadline", INT64_FORMAT, deadline);
+	}
+	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+	if (left <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("replica \"%s\" was not ready in time", op->replica->name),
+				 errdetail("The time-out of %ld ms passed in step \"%s\".",
+						   argument_ms(op, "timeout_ms", "60000"), op->step),
+				 errhint("See its lag in replica_lag; call again with a longer timeout.")));
+	return left;
+}
+
+/* ---------------------------------------------------------------------
+ * Before the fence
+ * ---------------------------------------------------------------------
+ */
+
+static void
+check(RctlOp *op)
+{
+	PGconn	   *conn;
+
+	(void) time_left(op);
+	if (rctl_fence_is_up())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this server is fenced"),
+				 errhint("Lift the fence with SELECT replica_unfence().")));
+	conn = replica_conn(op);
+	if (!ask_bool(conn, "SELECT pg_is_in_recovery()"))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("replica \"%s\" is not in recovery", op->replica->name),
+				 errdetail("It was promoted by someone else."),
+				 errhint("Remove it from the registry with SELECT replica_detach(%s).",
+						 quote_literal_cstr(op->replica->name))));
+	if (ask_bool(conn, "SELECT pg_is_wal_replay_paused()"))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("WAL replay is paused on replica \"%s\"", op->replica->name),
+				 errhint("Run SELECT pg_wal_replay_resume() on it.")));
+	if (!ask_bool(conn, "SELECT status = 'streaming' FROM pg_stat_wal_receiver"))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("replica \"%s\" is not streaming", op->replica->name),
+				 errhint("See replica_lag; SELECT replica_repair(%s) brings it back.",
+						 quote_literal_cstr(op->replica->name))));
+}
+
+/* Waits until so little is left to replay that the fence will be short. */
+static void
+warm(RctlOp *op)
+{
+	PGconn	   *conn = replica_conn(op);
+
+	for (;;)
+	{
+		XLogRecPtr	ours = GetFlushRecPtr(NULL);
+		XLogRecPtr	theirs = ask_lsn(conn, "SELECT pg_last_wal_replay_lsn()");
+		uint64		lag = ours > theirs ? ours - theirs : 0;
+
+		if (lag < WARM_LAG_BYTES)
+			break;
+		rctl_op_progress(op, psprintf("replaying, " UINT64_FORMAT " kB left", lag / 1024), 0, 0);
+		rctl_sleep(Min(time_left(op), 100));
+	}
+}
+
+/* ---------------------------------------------------------------------
+ * Behind the fence
+ * ---------------------------------------------------------------------
+ */
+
+static void
+fence(RctlOp *op)
+{
+	RctlMap    *object = rctl_map_make();
+	RctlFenceRequest request = {
+		.operation = op->id,
+		.reason = psprintf("%s of replica \"%s\"",
+						   op->kind == RCTL_OP_DRILL ? "drill" : "planned promotion", op->replica->name),
+		.drain_ms = argument_ms(op, "drain_ms", "1000"),
+		.timeout_ms = time_left(op),
+	};
+	XLogRecPtr	lsn;
+
+	(void) replica_conn(op);
+	rctl_map_setf(object, "operation", INT64_FORMAT, op->id);
+	rctl_op_cleanup_add(op, RCTL_FENCE_RECORD, object, op->kind == RCTL_OP_DRILL);
+
+	note_time(op, "fence_began");
+	lsn = rctl_fence_raise(&request);
+	note_time(op, "fenced");
+	rctl_map_set(op->state, "fence_lsn", lsn_text(lsn));
+}
+
+/* Until the replica has replayed, not only received, everything up to the fence. */
+static void
+zero_lag(RctlOp *op)
+{
+	PGconn	   *conn = replica_conn(op);
+	XLogRecPtr	target = parse_lsn(rctl_map_get(op->state, "fence_lsn"));
+
+	while (ask_lsn(conn, "SELECT pg_last_wal_replay_lsn()") < target)
+		rctl_sleep(Min(time_left(op), REPLAY_POLL_MS));
+	note_time(op, "zero_lag");
+}
+
+static void
+lift(RctlOp *op)
+{
+	rctl_op_cleanup_run(op, RCTL_FENCE_RECORD);
+	note_time(op, "lifted");
+}
+
+/* ---------------------------------------------------------------------
+ * Promotion
+ * ---------------------------------------------------------------------
+ */
+
+/*
+ * The replica may have been killed at any moment of this.  One that went down
+ * as a standby comes up as one and is asked again; one that had already
+ * switched comes up as a primary.
+ */
+static PGconn *
+conn_of_promoted(RctlOp *op)
+{
+	if (op->attempt > 1 && op->replica->provider->start)
+		op->replica->provider->start(op, op->replica);
+	return replica_conn(op);
 }
 
 static void
 promote(RctlOp *op)
 {
-	PGconn	   *conn = connect_replica(op);
+	PGconn	   *conn = conn_of_promoted(op);
 	int			waited = 0;
 
-	if (in_recovery(conn))
-		(void) rctl_pg_value(conn, QUERY_TIMEOUT_MS, "SELECT pg_promote(false)", 0, NULL);
-	while (in_recovery(conn))
+	if (ask_bool(conn, "SELECT pg_is_in_recovery()"))
+		(void) ask(conn, "SELECT pg_promote(false)");
+	while (ask_bool(conn, "SELECT pg_is_in_recovery()"))
 	{
 		rctl_sleep(PROMOTE_POLL_MS);
 		waited += PROMOTE_POLL_MS;
-		if (waited % PROMOTE_REPORT_MS == 0)
+		if (waited % REPORT_MS == 0)
 			rctl_op_progress(op, psprintf("promoting, %d s", waited / 1000), 0, 0);
 	}
+	/* A transaction id is a write: it is in the WAL of the new timeline. */
+	(void) ask(conn, "SELECT pg_current_xact_id()");
+	note_time(op, "promoted");
 }
 
-/* The promoted replica is on a timeline of its own and has all that was seen of it. */
+/* Ends the sessions that clients have here, but for those that watch this operation. */
+static void
+end_sessions(RctlOp *op)
+{
+	char	   *sql = psprintf("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
+							   " WHERE backend_type = 'client backend' AND pid <> ALL ('{%s}'::int[])",
+							   rctl_board_watchers(rctl_map_get(op->arguments, "session")));
+
+	rctl_op_begin(op);
+	if (SPI_execute(sql, false, 0) < 0)
+		elog(ERROR, "could not end sessions");
+	rctl_op_commit(op);
+}
+
+static char *
+endpoint(RctlReplica *replica)
+{
+	const char *host = rctl_map_get(replica->facts, "host");
+	const char *port = rctl_map_get(replica->facts, "port");
+
+	return host && port ? psprintf("%s:%s", host, port) : pstrdup("");
+}
+
+/* The promoted replica is on a timeline of its own and has all that it must have. */
 static void
 verify(RctlOp *op)
 {
-	PGconn	   *conn = connect_replica(op);
-	char	   *timeline = rctl_pg_value(conn, QUERY_TIMEOUT_MS,
-										 "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int", 0, NULL);
-	XLogRecPtr	now = parse_lsn(rctl_pg_value(conn, QUERY_TIMEOUT_MS, "SELECT pg_current_wal_flush_lsn()", 0, NULL));
-	XLogRecPtr	least = parse_lsn(rctl_map_get(op->state, "replica_lsn"));
+	PGconn	   *conn = conn_of_promoted(op);
+	char	   *timeline = ask_timeline(conn);
+	XLogRecPtr	now = ask_lsn(conn, "SELECT pg_current_wal_flush_lsn()");
+	const char *fenced = rctl_map_get(op->state, "fence_lsn");
+	XLogRecPtr	least = parse_lsn(fenced ? fenced : rctl_map_get(op->state, "replica_lsn"));
 
-	if (now < least)
+	if (now < least || strtoul(timeline, NULL, 10) <= GetWALInsertionTimeLine())
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("promoted replica \"%s\" is at %X/%X, before %X/%X that it had received",
-						op->replica->name, LSN_FORMAT_ARGS(now), LSN_FORMAT_ARGS(least))));
+				 errmsg("promoted replica \"%s\" is at %X/%X on timeline %s", op->replica->name,
+						LSN_FORMAT_ARGS(now), timeline),
+				 errdetail("It should be past %X/%X, on a timeline after %u.",
+						   LSN_FORMAT_ARGS(least), GetWALInsertionTimeLine()),
+				 errhint("Compare the two servers before you let either take writes.")));
 	rctl_map_set(op->state, "timeline", timeline);
 	rctl_map_set(op->replica->facts, "timeline", timeline);
+}
+
+/* What must happen at once when the replica accepts writes: point clients to it. */
+static void
+promote_planned(RctlOp *op)
+{
+	PGconn	   *conn;
+
+	promote(op);
+	conn = replica_conn(op);
+	rctl_fence_mark_promoted(op->id, op->replica->name, endpoint(op->replica),
+							 (TimeLineID) strtoul(ask_timeline(conn), NULL, 10),
+							 parse_lsn(rctl_map_get(op->state, "fence_lsn")));
+	if (strcmp(rctl_map_get_default(op->arguments, "source_after", "read_only"), "read_write") != 0)
+		end_sessions(op);
 }
 
 /* Drops the replica's slot on whatever it follows. */
@@ -136,20 +399,110 @@ drop_slot(RctlOp *op)
 static void
 unlink_promoted(RctlOp *op)
 {
+	RctlMap    *detail = rctl_map_make();
+
 	drop_slot(op);
-	rctl_op_event(op, "info", "promoted", op->state,
+	rctl_map_set(detail, "mode", rctl_map_get(op->arguments, "mode"));
+	rctl_map_set(detail, "timeline", rctl_map_get(op->state, "timeline"));
+	rctl_map_set(detail, "fence_lsn", rctl_map_get(op->state, "fence_lsn"));
+	set_elapsed(op, detail, "fence_ms", "fence_began", "fenced");
+	set_elapsed(op, detail, "zero_lag_ms", "fenced", "zero_lag");
+	set_elapsed(op, detail, "promote_ms", "zero_lag", "promoted");
+	set_elapsed(op, detail, "writes_stopped_ms", "fence_began", "promoted");
+	rctl_map_set(detail, "source_lsn", rctl_map_get(op->state, "source_lsn"));
+	rctl_map_set(detail, "replica_lsn", rctl_map_get(op->state, "replica_lsn"));
+	rctl_map_set(detail, "replica_last_commit", rctl_map_get(op->state, "replica_last_commit"));
+	rctl_map_set(detail, "lost_bytes", rctl_map_get(op->state, "lost_bytes"));
+	rctl_op_event(op, "info", "promoted", detail,
 				  "Promoted read replica \"%s\" to stand-alone primary", op->replica->name);
 }
 
+/* What becomes of this server. */
+static void
+after(RctlOp *op)
+{
+	const char *source_after = rctl_map_get_default(op->arguments, "source_after", "read_only");
+
+	if (strcmp(source_after, "read_write") == 0)
+		(void) rctl_fence_lift(op->id);
+}
+
+/* ---------------------------------------------------------------------
+ * Forced
+ * ---------------------------------------------------------------------
+ */
+
+/*
+ * What a forced promotion may lose, as far as it can be known before it: WAL
+ * that this server has flushed and the replica has not received.
+ */
+static void
+take_receipt(RctlOp *op)
+{
+	PGconn	   *conn = replica_conn(op);
+	XLogRecPtr	ours;
+	XLogRecPtr	theirs;
+
+	if (!ask_bool(conn, "SELECT pg_is_in_recovery()"))
+		return;
+	theirs = ask_lsn(conn, "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())");
+	rctl_map_set(op->state, "replica_last_commit", ask(conn, "SELECT pg_last_xact_replay_timestamp()"));
+	ours = GetFlushRecPtr(NULL);
+	rctl_map_set(op->state, "replica_lsn", lsn_text(theirs));
+	rctl_map_set(op->state, "source_lsn", lsn_text(ours));
+	rctl_map_setf(op->state, "lost_bytes", UINT64_FORMAT, ours > theirs ? ours - theirs : 0);
+}
+
+/* ---------------------------------------------------------------------
+ * Drill
+ * ---------------------------------------------------------------------
+ */
+
+static void
+report_drill(RctlOp *op)
+{
+	RctlMap    *detail = rctl_map_make();
+
+	set_elapsed(op, detail, "fence_ms", "fence_began", "fenced");
+	set_elapsed(op, detail, "zero_lag_ms", "fenced", "zero_lag");
+	set_elapsed(op, detail, "writes_stopped_ms", "fence_began", "lifted");
+	rctl_map_set(detail, "fence_lsn", rctl_map_get(op->state, "fence_lsn"));
+	rctl_op_event(op, "info", "drill", detail,
+				  "Drill with replica \"%s\": writes stood still for %s ms", op->replica->name,
+				  rctl_map_get_default(detail, "writes_stopped_ms", "an unknown number of"));
+}
+
+const RctlStep rctl_planned_promotion_steps[] = {
+	{"check", check, "check that the replica can take over"},
+	{"warm", warm, "connect, and wait until little is left to replay"},
+	{"fence", fence, "stop writes here", .once = true},
+	{"zero_lag", zero_lag, "wait until the replica has replayed everything", .once = true},
+	{"promote", promote_planned, "promote the replica and point clients to it", true},
+	{"verify", verify, "check its timeline and position", true},
+	{"unlink", unlink_promoted, "drop its slot and write the event", true},
+	{"after", after, "leave this server as was asked: read_only, read_write or standby", true},
+	{0}
+};
+
 const RctlStep rctl_forced_promotion_steps[] = {
-	{"receipt", take_receipt, "note what the replica has and what it lacks", false},
+	{"receipt", take_receipt, "note what the replica has and what it lacks"},
 	{"promote", promote, "promote the replica and wait until it accepts writes", true},
 	{"verify", verify, "check its timeline and position", true},
 	{"unlink", unlink_promoted, "drop its slot and write the event", true},
 	{0}
 };
 
+const RctlStep rctl_drill_steps[] = {
+	{"check", check, "check that the replica could take over"},
+	{"warm", warm, "connect, and wait until little is left to replay"},
+	{"fence", fence, "stop writes here", .once = true},
+	{"zero_lag", zero_lag, "wait until the replica has replayed everything", .once = true},
+	{"lift", lift, "let writes go on", .once = true},
+	{"report", report_drill, "write the event with the times"},
+	{0}
+};
+
 const RctlStep rctl_detach_steps[] = {
-	{"unlink", drop_slot, "drop the replica's slot", false},
+	{"unlink", drop_slot, "drop the replica's slot"},
 	{0}
 };

@@ -11,7 +11,12 @@
 
 #include "provider/provider.h"
 
+/* Type of the cleanup record of a raised fence; undo lifts it. */
+#define RCTL_FENCE_RECORD "fence"
+
+extern const RctlStep rctl_planned_promotion_steps[];
 extern const RctlStep rctl_forced_promotion_steps[];
+extern const RctlStep rctl_drill_steps[];
 extern const RctlStep rctl_detach_steps[];
 
 #endif							/* REPLICA_CTL_CORE_PROMOTION_H */

@@ -122,6 +122,9 @@ typedef struct RctlStep
 
 	/* Its part in the operation's progress, next to the others'; 0 is 1. */
 	int			weight;
+
+	/* An error is not retried: the fence is up, and users wait. */
+	bool		once;
 } RctlStep;
 
 typedef enum RctlOptionType
@@ -179,6 +182,12 @@ struct RctlProvider
 	 * errors.
 	 */
 	void		(*cleanup) (RctlOp *op, const RctlCleanup *record);
+
+	/*
+	 * Starts the replica's server if it does not run, and returns when it
+	 * accepts connections.  NULL where the provider cannot.
+	 */
+	void		(*start) (RctlOp *op, RctlReplica *replica);
 
 	/*
 	 * A connection to the replica for SQL, with rights to promote it, made in

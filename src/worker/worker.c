@@ -66,4 +66,7 @@ rctl_worker_start(void)
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("row_security", "off", PGC_SUSET, PGC_S_OVERRIDE);
+
+	/* The fence stops the users' writes; the operation that raised it goes on with its bookkeeping. */
+	rctl_fence_exempt(true);
 }
