@@ -44,7 +44,7 @@ rctl_test_fence_promoted(PG_FUNCTION_ARGS)
 Datum
 rctl_test_fence_raise(PG_FUNCTION_ARGS)
 {
-	RctlFenceRequest request = {.operation = PG_GETARG_INT64(0),.reason = "test",.timeout_ms = 10000};
+	RctlFenceRequest request = {.operation = PG_GETARG_INT64(0), .reason = "test", .timeout_ms = 10000};
 
 	PG_RETURN_LSN(rctl_fence_raise(&request));
 }

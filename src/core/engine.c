@@ -562,7 +562,7 @@ static bool
 step_failed(RctlOpRow *row, const RctlStep *step, RctlError *error, int sqlerrcode)
 {
 	bool		retry = rctl_error_is_transient(sqlerrcode) && !row->cancel_requested &&
-		!step->once && row->op.attempt <= rctl_step_retries;
+	!step->once && row->op.attempt <= rctl_step_retries;
 
 	if (retry)
 	{

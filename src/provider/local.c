@@ -145,6 +145,12 @@ local_connect(RctlOp *op, RctlReplica *replica, long timeout_ms)
 	return rctl_standby_connect(op, rctl_host_local(op, op->server_options), replica, timeout_ms);
 }
 
+static void
+local_start_server(RctlOp *op, RctlReplica *replica)
+{
+	rctl_standby_start_server(op, rctl_host_local(op, op->server_options), replica);
+}
+
 const RctlProvider rctl_provider_local = {
 	.name = "local",
 	.wrapper = "replica_local",
@@ -159,5 +165,6 @@ const RctlProvider rctl_provider_local = {
 	.drop = drop_steps,
 	.repair = repair_steps,
 	.cleanup = local_cleanup,
+	.start = local_start_server,
 	.connect = local_connect,
 };

@@ -79,6 +79,9 @@ extern void rctl_standby_reset_slot_name(RctlOp *op, RctlHost *host);
 /* Whether a replica that was made to the end is no standby any more. */
 extern bool rctl_standby_was_promoted(RctlOp *op, RctlHost *host);
 
+/* Starts the server of a replica if it does not run. */
+extern void rctl_standby_start_server(RctlOp *op, RctlHost *host, RctlReplica *replica);
+
 /* Stops the server of a data directory: fast, then immediately. Fine if none runs. */
 extern void rctl_standby_stop_server(RctlOp *op, RctlHost *host, const char *directory);
 

@@ -34,6 +34,23 @@ is_true(const RctlMap *map, const char *key)
  * ---------------------------------------------------------------------
  */
 
+void
+rctl_standby_start_server(RctlOp *op, RctlHost *host, RctlReplica *replica)
+{
+	const char *directory = rctl_map_get(replica->facts, "data_directory");
+	char	   *warning;
+
+	if (directory == NULL || host->server_pid(host, directory) != 0)
+		return;
+	if (host->start_server(host, directory, RCTL_LOG_FILE, rctl_map_get(replica->facts, "config_file"),
+						   NULL, NULL, &warning) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("the server of replica \"%s\" does not start", replica->name),
+				 errdetail("Last lines of its log: %s", rctl_standby_log_tail(host, directory)),
+				 errhint("Correct the cause; it is tried again.")));
+}
+
 static void
 watch_stop(void *arg)
 {

@@ -50,7 +50,6 @@ rctl_worker_start(void)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(rctl_database, NULL, 0);
-	rctl_fence_exempt(true);
 
 	/* A dead synchronous standby must not block the tool that fixes it. */
 	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
@@ -67,6 +66,9 @@ rctl_worker_start(void)
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("row_security", "off", PGC_SUSET, PGC_S_OVERRIDE);
 
-	/* The fence stops the users' writes; the operation that raised it goes on with its bookkeeping. */
+	/*
+	 * The fence stops the users' writes; the operation that raised it goes on
+	 * with its bookkeeping.
+	 */
 	rctl_fence_exempt(true);
 }
