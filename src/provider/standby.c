@@ -187,6 +187,7 @@ rctl_standby_preflight(RctlOp *op, RctlHost *host)
 	check_slot_name(op, source);
 	check_space(op, host, source);
 	rctl_source_find_login(source);
+	rctl_source_check_login(source);
 	rctl_standby_reserve_port(op, host);
 	rctl_standby_set_endpoint(facts);
 }

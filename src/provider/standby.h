@@ -151,6 +151,12 @@ extern RctlRows *rctl_conn_rows(PGconn *conn, const char *sql, int nargs, const 
  */
 extern void rctl_source_find_login(RctlSource *source);
 
+/*
+ * Raises an error if we cannot log in to the source for SQL with the right to
+ * promote: then we could not log in to its copy either.
+ */
+extern void rctl_source_check_login(RctlSource *source);
+
 /* The connection string for pg_basebackup or the replica; never with a password. passfile may be NULL. */
 extern char *rctl_source_conninfo(RctlSource *source, const char *application_name, const char *passfile);
 

@@ -462,11 +462,13 @@ find_login(Search *search)
 		{
 			const char *role = lfirst(r);
 			char	   *reason = NULL;
-			int			sqlerrcode = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
+			int			sqlerrcode;
 			const char *wrong;
 			PGconn	   *conn = rctl_pg_try_connect(search_conninfo(search, endpoint, role),
 												   search->timeout_ms, &reason, &sqlerrcode);
 
+			if (conn)
+				sqlerrcode = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
 			wrong = conn ? unsuitable(search, conn) : reason;
 			if (wrong == NULL)
 			{
@@ -539,6 +541,26 @@ rctl_source_find_login(RctlSource *source)
 	rctl_map_set(facts, "source_host", search.endpoint.host);
 	rctl_map_set(facts, "source_port", search.endpoint.port);
 	rctl_map_set(facts, "source_user", search.role);
+}
+
+void
+rctl_source_check_login(RctlSource *source)
+{
+	Search		search = {
+		.op = source->op,
+		.what = "this server",
+		.replication = false,
+		.endpoints = source_endpoints(source),
+		.roles = candidate_roles(source->op, NULL, false),
+		.timeout_ms = LOGIN_TIMEOUT,
+	};
+
+	/* An upstream has been asked things by such a login already. */
+	if (source->upstream)
+		return;
+	rctl_pg_close(find_login(&search));
+	if (search.role == NULL)
+		no_login(&search);
 }
 
 char *
