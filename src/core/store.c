@@ -615,7 +615,13 @@ rctl_store_end(RctlOpRow *row, RctlOpEvent event, const RctlError *error,
 		run("DELETE FROM replica_ctl.cleanup WHERE operation_id = $1::bigint",
 			ARGS(id_text(row->op.id)));
 	if (replica_state == NULL)
+	{
+		/* With the replica goes what earlier operations could not undo. */
+		run("DELETE FROM replica_ctl.cleanup WHERE operation_id IN"
+			" (SELECT operation_id FROM replica_ctl.operation WHERE replica_id = $1::bigint)",
+			ARGS(replica_id));
 		run("DELETE FROM replica_ctl.replica WHERE replica_id = $1::bigint", ARGS(replica_id));
+	}
 	else
 		run("UPDATE replica_ctl.replica SET state = $2, message = $3,"
 			" since = CASE state WHEN $2 THEN since ELSE clock_timestamp() END"

@@ -366,11 +366,27 @@ copy_arguments(RctlOp *op, RctlHost *host, RctlSource *source, const char *appli
 	return argv;
 }
 
+/* Whether pg_basebackup (which speaks English here) has lost its source. */
+static bool
+connection_lost(const char *errors)
+{
+	static const char *const signs[] = {
+		"connection to server", "server closed the connection", "could not read COPY data",
+		"terminating connection", "could not receive data from", "COPY stream ended",
+	};
+
+	for (int i = 0; i < lengthof(signs); i++)
+	{
+		if (strstr(errors, signs[i]) != NULL)
+			return true;
+	}
+	return false;
+}
+
 static void
 copy_failed(RctlOp *op, const RctlProcessResult *result)
 {
-	int			code = ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
-	char	   *lines = rctl_redact(rctl_last_lines(result->errors, 10));
+	char	   *lines = rctl_last_lines(result->errors, 10);
 
 	if (strstr(result->errors, "No space left on device") || strstr(result->errors, "Disk quota exceeded"))
 		ereport(ERROR,
@@ -378,10 +394,9 @@ copy_failed(RctlOp *op, const RctlProcessResult *result)
 				 errmsg("the disk is full: pg_basebackup %s", rctl_process_describe(result)),
 				 errdetail("%s", lines),
 				 errhint("Free some space, or choose another place with the option data_directory.")));
-	if (strstr(result->errors, "connection to server") || strstr(result->errors, "server closed the connection"))
-		code = ERRCODE_CONNECTION_FAILURE;
 	ereport(ERROR,
-			(errcode(code),
+			(errcode(connection_lost(result->errors)
+					 ? ERRCODE_CONNECTION_FAILURE : ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 			 errmsg("pg_basebackup %s", rctl_process_describe(result)),
 			 lines[0] ? errdetail("%s", lines) : errdetail("It said nothing."),
 			 errhint("Correct the cause and create the replica again.")));
