@@ -37,6 +37,7 @@ our @EXPORT = qw(
   replica_dir
   replica_processes
   no_orphans_ok
+  orphans
   restart_pid
   worker_pid
   crash
@@ -198,30 +199,40 @@ sub processes_of
 	return @pids;
 }
 
-# One assertion: nothing is left of any replica.  No process, no directory,
-# no slot, no cleanup record of an operation that has ended.  Slots and files
-# named in keep are expected.
+# One assertion: nothing is left of any replica (see orphans).
 sub no_orphans_ok
 {
 	my ($node, $name, %options) = @_;
+	my @left = orphans($node, %options);
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return ok(!@left, $name // 'nothing is left behind') || diag(join("\n", @left));
+}
+
+# What is left of replicas, in words: processes, files, slots, cleanup records
+# of operations that have ended.  Slots, and names in the replica directory,
+# that are in the list keep are expected.
+sub orphans
+{
+	my ($node, %options) = @_;
 	my %keep = map { $_ => 1 } @{ $options{keep} // [] };
 	my $dir = replica_dir($node);
+	my $unexpected = sub {
+		return grep { !is_kept($_, $dir, \%keep) } replica_processes($node);
+	};
 	my @left;
 
 	# processes end a moment after they were told to
-	eval { wait_until(sub { !grep { !is_kept($_, $dir, \%keep) } replica_processes($node) }, 'processes', 5) };
-	push @left, map { "process $_: " . command_of($_) }
-	  grep { !is_kept($_, $dir, \%keep) } replica_processes($node);
-	push @left, map { "file $_" } grep { !$keep{ basename($_) } } glob "$dir/*";
+	eval { wait_until(sub { !$unexpected->() }, 'processes', $options{patience} // 5) };
+	push @left, map { "process $_: " . command_of($_) } $unexpected->();
+	push @left, map { "file $_" } grep { !$keep{ basename($_) } } glob "$dir/* $dir/.[!.]*";
 	push @left, map { "slot $_" } grep { !$keep{$_} } split /\n/,
 	  $node->safe_psql('postgres', 'SELECT slot_name FROM pg_replication_slots');
 	push @left, map { "cleanup record $_" } split /\n/, $node->safe_psql('postgres', q{
 		SELECT c.type || ' ' || c.object FROM replica_ctl.cleanup c
 		JOIN replica_ctl.operation o USING (operation_id)
 		WHERE o.state IN ('succeeded', 'failed', 'cancelled')});
-
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return ok(!@left, $name // 'nothing is left behind') || diag(join("\n", @left));
+	return @left;
 }
 
 sub is_kept
