@@ -414,6 +414,9 @@ connect_or_reason(const char *conninfo, long timeout_ms, const char *what,
 		MemoryContextDelete(connection->context);
 		return NULL;
 	}
+
+	/* From now on results have the SQLSTATE in a field of its own. */
+	(void) PQsetErrorVerbosity(connection->conn, PQERRORS_DEFAULT);
 	return connection->conn;
 }
 
@@ -470,7 +473,12 @@ raise_result(Connection *connection, const PGresult *result)
 			 hint ? errhint("%s", clean_message(hint)) : 0));
 }
 
-static void
+/*
+ * Waits for the socket and reads.  False at the end of the stream: what has
+ * come until then is still to be taken from libpq, such as the reason why the
+ * server closed it.
+ */
+static bool
 wait_for_socket(Connection *connection, int events, TimestampTz deadline, long timeout_ms)
 {
 	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
@@ -480,8 +488,7 @@ wait_for_socket(Connection *connection, int events, TimestampTz deadline, long t
 				(errcode(ERRCODE_QUERY_CANCELED),
 				 errmsg("%s did not answer within %ld ms", connection->what, timeout_ms)));
 	events = rctl_wait(PQsocket(connection->conn), events, Min(left, CHECK_MS));
-	if ((events & WL_SOCKET_READABLE) && !PQconsumeInput(connection->conn))
-		raise_lost(connection);
+	return !(events & WL_SOCKET_READABLE) || PQconsumeInput(connection->conn);
 }
 
 /* Sends one statement and reads all of its results; the first error counts. */
@@ -500,14 +507,16 @@ run_statement(Connection *connection, Result *holder, long timeout_ms, const cha
 
 	/* Wait for writing only while there is something to write. */
 	while ((unsent = PQflush(conn)) == 1)
-		wait_for_socket(connection, WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE, deadline, timeout_ms);
+		if (!wait_for_socket(connection, WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE, deadline, timeout_ms))
+			break;
 	if (unsent < 0)
 		raise_lost(connection);
 
 	for (;;)
 	{
 		while (PQisBusy(conn))
-			wait_for_socket(connection, WL_SOCKET_READABLE, deadline, timeout_ms);
+			if (!wait_for_socket(connection, WL_SOCKET_READABLE, deadline, timeout_ms))
+				break;
 		result = PQgetResult(conn);
 		if (result == NULL)
 			break;
