@@ -567,6 +567,7 @@ RctlProcess *
 rctl_process_start(const RctlProcessSpec *spec)
 {
 	static bool exit_registered = false;
+	MemoryContext old_context;
 	RctlProcess *process;
 	ChildPlan	plan;
 
@@ -579,6 +580,7 @@ rctl_process_start(const RctlProcessSpec *spec)
 	}
 
 	process = make_process(spec);
+	old_context = MemoryContextSwitchTo(process->context);
 	open_streams(process, spec);
 	plan.argv = spec->argv;
 	plan.env = build_environment(spec->env);
@@ -592,6 +594,8 @@ rctl_process_start(const RctlProcessSpec *spec)
 	plan.max_fds = sysconf(_SC_OPEN_MAX);
 	if (plan.max_fds < 0)
 		plan.max_fds = 65536;
+
+	MemoryContextSwitchTo(old_context);
 
 	fork_process_group(process, &plan);
 	for (int which = FD_CHILD_INPUT; which < FD_COUNT; which++)
