@@ -45,7 +45,9 @@ typedef struct BoardSlot
 typedef struct Board
 {
 	ConditionVariable changed;	/* own lock */
+	pg_atomic_uint64 changes;	/* lock-free */
 	int			launcher_pid;	/* lock; 0 = none */
+	int			monitor_pid;	/* lock; 0 = none */
 	int			watchers[MAX_WATCHERS]; /* lock; pids, 0 = free */
 	int			nslots;			/* constant after start */
 	BoardSlot	slots[FLEXIBLE_ARRAY_MEMBER];
@@ -78,6 +80,7 @@ rctl_board_shmem_init(void)
 	{
 		memset(board, 0, rctl_board_shmem_size());
 		ConditionVariableInit(&board->changed);
+		pg_atomic_init_u64(&board->changes, 0);
 		board->nslots = rctl_max_operations;
 		for (int i = 0; i < board->nslots; i++)
 			pg_atomic_init_u32(&board->slots[i].cancel, 0);
@@ -122,6 +125,30 @@ rctl_board_enter_launcher(void)
 	}
 	LWLockRelease(board_lock);
 	before_shmem_exit(leave_launcher, (Datum) 0);
+}
+
+static void
+leave_monitor(int code, Datum arg)
+{
+	LWLockAcquire(board_lock, LW_EXCLUSIVE);
+	if (board->monitor_pid == MyProcPid)
+		board->monitor_pid = 0;
+	LWLockRelease(board_lock);
+}
+
+void
+rctl_board_enter_monitor(void)
+{
+	LWLockAcquire(board_lock, LW_EXCLUSIVE);
+	board->monitor_pid = MyProcPid;
+	LWLockRelease(board_lock);
+	before_shmem_exit(leave_monitor, (Datum) 0);
+}
+
+uint64
+rctl_board_changes(void)
+{
+	return pg_atomic_read_u64(&board->changes);
 }
 
 void
@@ -333,6 +360,13 @@ rctl_board_read(RctlBoardEntry *entries)
 void
 rctl_board_changed(void)
 {
+	int			monitor;
+
+	pg_atomic_fetch_add_u64(&board->changes, 1);
+	LWLockAcquire(board_lock, LW_SHARED);
+	monitor = board->monitor_pid;
+	LWLockRelease(board_lock);
+	wake_pid(monitor);
 	ConditionVariableBroadcast(&board->changed);
 }
 

@@ -74,8 +74,14 @@ extern bool rctl_board_cancel(int64 operation);
 /* Copies the taken slots; returns how many.  entries has room for rctl_max_operations. */
 extern int	rctl_board_read(RctlBoardEntry *entries);
 
-/* Tells waiting sessions that an operation has changed. */
+/* Tells waiting sessions, and the monitor, that an operation has changed. */
 extern void rctl_board_changed(void);
+
+/* Makes this process the one whose latch rctl_board_changed() sets: the monitor. */
+extern void rctl_board_enter_monitor(void);
+
+/* Grows with every change. Lock-free. */
+extern uint64 rctl_board_changes(void);
 
 /*
  * For a session that waits for changes: prepare before it looks, then sleep

@@ -11,9 +11,11 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/reloptions.h"
 #include "access/xact.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
+#include "catalog/pg_user_mapping.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "foreign/foreign.h"
@@ -57,13 +59,19 @@ rctl_store_begin(void)
 }
 
 void
-rctl_store_commit(void)
+rctl_store_end_read(void)
 {
 	SPI_finish();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(result_context);
 	pgstat_report_stat(true);
+}
+
+void
+rctl_store_commit(void)
+{
+	rctl_store_end_read();
 	rctl_board_changed();
 }
 
@@ -446,6 +454,62 @@ void
 rctl_store_lock_facts(void)
 {
 	run("SELECT pg_advisory_xact_lock('replica_ctl.replica'::regclass::int, 0)", NO_ARGS);
+}
+
+/* The options of a role's user mapping, or of that of PUBLIC, in the caller's context. */
+static RctlMap *
+user_mapping(Oid role, Oid server)
+{
+	Oid			users[] = {role, InvalidOid};	/* InvalidOid: PUBLIC */
+	MemoryContext old = MemoryContextSwitchTo(result_context);
+	RctlMap    *map = NULL;
+
+	for (int i = 0; i < lengthof(users) && map == NULL; i++)
+	{
+		HeapTuple	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(users[i]),
+											ObjectIdGetDatum(server));
+		bool		isnull;
+		Datum		options;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		options = SysCacheGetAttr(USERMAPPINGUSERSERVER, tuple, Anum_pg_user_mapping_umoptions, &isnull);
+		if (!isnull)
+			map = rctl_map_from_options(untransformRelOptions(options));
+		ReleaseSysCache(tuple);
+	}
+	if (map == NULL)
+		map = rctl_map_make();
+	MemoryContextSwitchTo(old);
+	return map;
+}
+
+List *
+rctl_store_monitored(int limit)
+{
+	const RctlIdentity *me = rctl_identity();
+	List	   *list = NIL;
+	uint64		rows;
+
+	rows = run(psprintf("SELECT %s, created_by FROM replica_ctl.replica r"
+						" WHERE " OWNED " AND state NOT IN ('creating', 'promoted')"
+						"  AND EXISTS (SELECT FROM pg_catalog.pg_foreign_server WHERE srvname = r.server)"
+						" ORDER BY replica_id LIMIT %d", replica_columns, limit),
+			   ARGS(me->system_identifier, me->timeline, me->home));
+	for (uint64 i = 0; i < rows; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(result_context);
+		RctlMonitored *monitored = palloc(sizeof(RctlMonitored));
+
+		MemoryContextSwitchTo(old);
+		monitored->replica = read_replica(i, 1);
+		resolve_server(monitored->replica);
+		monitored->mapping = user_mapping(get_role_oid(get(i, 7), true), monitored->replica->serverid);
+		old = MemoryContextSwitchTo(result_context);
+		list = lappend(list, monitored);
+		MemoryContextSwitchTo(old);
+	}
+	return list;
 }
 
 bool

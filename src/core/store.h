@@ -124,6 +124,20 @@ extern int	rctl_store_park_foreign(void);
 /* Parks one operation that cannot even be loaded. */
 extern void rctl_store_park(int64 operation, const RctlError *error);
 
+/* ---- monitor ---- */
+
+typedef struct RctlMonitored
+{
+	RctlReplica *replica;
+	RctlMap    *mapping;		/* user mapping of who made the replica */
+} RctlMonitored;
+
+/* The settled replicas of this server (RctlMonitored *), oldest first, at most limit. */
+extern List *rctl_store_monitored(int limit);
+
+/* Ends a transaction that has only read: nobody is told of a change. */
+extern void rctl_store_end_read(void);
+
 /* ---- engine ---- */
 
 /* NULL if there is no such row, or it is not queued or running, or not this server's. */
