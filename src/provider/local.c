@@ -151,6 +151,15 @@ local_start_server(RctlOp *op, RctlReplica *replica)
 	rctl_standby_start_server(op, rctl_host_local(op, op->server_options), replica);
 }
 
+static bool
+local_stopped(const RctlReplica *replica)
+{
+	RctlHost   *host = rctl_host_local(NULL, rctl_map_make());
+	const char *directory = rctl_map_get(replica->facts, "data_directory");
+
+	return directory != NULL && host->server_pid(host, directory) == 0;
+}
+
 const RctlProvider rctl_provider_local = {
 	.name = "local",
 	.wrapper = "replica_local",
@@ -167,4 +176,6 @@ const RctlProvider rctl_provider_local = {
 	.cleanup = local_cleanup,
 	.start = local_start_server,
 	.connect = local_connect,
+	.conninfo = rctl_standby_conninfo,
+	.stopped = local_stopped,
 };

@@ -194,6 +194,15 @@ struct RctlProvider
 	 * CurrentMemoryContext.  Raises an error if it cannot be had.
 	 */
 	PGconn	   *(*connect) (RctlOp *op, RctlReplica *replica, long timeout_ms);
+
+	/*
+	 * For the monitor, which must never wait; both may be NULL.  conninfo:
+	 * where to ask the replica how it is, palloc'd (it may hold a password
+	 * out of the user mapping); NULL if it cannot be asked.  stopped: whether
+	 * the replica's server is known not to run.  Neither uses the network.
+	 */
+	char	   *(*conninfo) (const RctlReplica *replica, const RctlMap *mapping);
+	bool		(*stopped) (const RctlReplica *replica);
 };
 
 /* provider.c: the registry */

@@ -166,6 +166,9 @@ extern char *rctl_pass_file_content(RctlOp *op);
 /* RctlProvider.connect */
 extern PGconn *rctl_standby_connect(RctlOp *op, RctlHost *host, RctlReplica *replica, long timeout_ms);
 
+/* RctlProvider.conninfo */
+extern char *rctl_standby_conninfo(const RctlReplica *replica, const RctlMap *mapping);
+
 /* ---- the place: standby_place.c ---- */
 
 /* RctlProvider.check_options, for both kinds */

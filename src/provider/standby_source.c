@@ -633,3 +633,30 @@ rctl_standby_connect(RctlOp *op, RctlHost *host, RctlReplica *replica, long time
 	rctl_map_set(facts, "login_user", search.role);
 	return conn;
 }
+
+char *
+rctl_standby_conninfo(const RctlReplica *replica, const RctlMap *mapping)
+{
+	List	   *endpoints = replica_endpoints(replica);
+	Endpoint   *endpoint = endpoints ? linitial(endpoints) : NULL;
+	char	   *error;
+	const char *user = rctl_map_get(mapping, "user");
+	RctlConnParam params[] = {
+		{"host", endpoint ? endpoint->host : NULL},
+		{"port", endpoint ? endpoint->port : NULL},
+		{"user", NULL},
+		{"password", rctl_map_get(mapping, "password")},
+		{"passfile", rctl_map_get(mapping, "passfile")},
+		{"dbname", rctl_database},
+		{"application_name", "replica_ctl monitor"},
+		{"options", "-c statement_timeout=5000 -c search_path=pg_catalog -c client_min_messages=error"},
+		{NULL, NULL}
+	};
+
+	if (endpoint == NULL)
+		return NULL;
+	if (user == NULL)
+		user = rctl_map_get(replica->facts, "login_user");
+	params[2].value = user ? user : get_user_name(&error);
+	return rctl_conninfo(params);
+}
