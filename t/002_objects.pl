@@ -100,9 +100,10 @@ for my $row (split /\n/, rows(q{
 	$default = 'empty' if $default eq '';
 	if ($unit ne '')
 	{
-		# times are documented in words
-		$default = rows("SELECT '$default $unit'::interval");
-		$documented = rows("SELECT '$documented'::interval") if defined $documented;
+		# times and sizes are documented in words
+		my $read = $unit =~ /B$/ ? 'pg_size_bytes(%s)' : '%s::interval';
+		$default = rows('SELECT ' . sprintf($read, "'$default $unit'"));
+		$documented = rows('SELECT ' . sprintf($read, "'$documented'")) if defined $documented;
 	}
 	is($documented, $default, "the documented default of $name");
 }
