@@ -18,10 +18,16 @@
 #include "settings.h"
 
 char	   *rctl_database = NULL;
+int			rctl_disk_reserve = 1024;
 int			rctl_fence_action = RCTL_FENCE_ACTION_HOLD;
+int			rctl_history_size = 3600;
 char	   *rctl_local_directory = NULL;
 int			rctl_max_operations = 4;
+int			rctl_max_replicas = 200;
 int			rctl_progress_timeout = 300000;
+int			rctl_sample_interval = 1000;
+int			rctl_slot_inactive_limit = 86400;
+int			rctl_slot_wal_limit = 0;
 int			rctl_step_retries = 5;
 
 static const struct config_enum_entry fence_actions[] = {
@@ -49,11 +55,20 @@ rctl_settings_define(void)
 							   "Database in which the extension is created and its workers run.",
 							   NULL, &rctl_database, "postgres",
 							   PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("replica_ctl.disk_reserve",
+							"Space in the file system of pg_wal that slots shall leave free.",
+							"A slot that keeps the oldest WAL is judged critical when less is free. 0 turns this off.",
+							&rctl_disk_reserve, 1024, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomEnumVariable("replica_ctl.fence_action",
 							 "What becomes of a write while this server is fenced.",
 							 "With \"hold\" it waits until the fence is lifted, with \"error\" it fails at once.",
 							 &rctl_fence_action, RCTL_FENCE_ACTION_HOLD, fence_actions,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("replica_ctl.history_size",
+							"Samples that are kept in memory.",
+							NULL, &rctl_history_size, 3600, 10, 86400,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("replica_ctl.local_directory",
 							   "Directory under which local replicas are made.",
 							   "Empty means the data directory's path with \"_replicas\" appended.",
@@ -64,11 +79,29 @@ rctl_settings_define(void)
 							"Each takes one of max_worker_processes.",
 							&rctl_max_operations, 4, 1, 64,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("replica_ctl.max_replicas",
+							"Replicas that are monitored.",
+							NULL, &rctl_max_replicas, 200, 1, 1000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("replica_ctl.progress_timeout",
 							"Time without any progress after which a step fails.",
 							"A step that makes progress may take as long as it needs. 0 turns this off.",
 							&rctl_progress_timeout, 300000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("replica_ctl.sample_interval",
+							"Time between two samples of this server and its replicas.",
+							NULL, &rctl_sample_interval, 1000, 100, 3600000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("replica_ctl.slot_inactive_limit",
+							"Time after which a replication slot that nobody uses is judged.",
+							"0 turns this off.",
+							&rctl_slot_inactive_limit, 86400, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("replica_ctl.slot_wal_limit",
+							"WAL that a replication slot may keep.",
+							"0 means no limit.",
+							&rctl_slot_wal_limit, 0, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomIntVariable("replica_ctl.step_retries",
 							"Further attempts at a step after an error that may pass.",
 							NULL, &rctl_step_retries, 5, 0, 100,

@@ -15,10 +15,16 @@ typedef enum RctlFenceAction
 } RctlFenceAction;
 
 extern char *rctl_database;		/* control database; never NULL */
+extern int	rctl_disk_reserve;	/* MB, 0 = none */
 extern int	rctl_fence_action;	/* RctlFenceAction */
+extern int	rctl_history_size;	/* samples */
 extern char *rctl_local_directory;	/* "" = <data_directory>_replicas */
 extern int	rctl_max_operations;
+extern int	rctl_max_replicas;	/* that are monitored */
 extern int	rctl_progress_timeout;	/* ms, 0 = none */
+extern int	rctl_sample_interval;	/* ms */
+extern int	rctl_slot_inactive_limit;	/* s, 0 = none */
+extern int	rctl_slot_wal_limit;	/* MB, 0 = none */
 extern int	rctl_step_retries;	/* attempts after the first */
 
 /* Defines all settings and reserves the prefix.  Call from _PG_init only. */
