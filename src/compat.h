@@ -107,4 +107,19 @@ rctl_find_bool_setting(const char *name)
 #endif
 }
 
+/* Whether a slot has lost what it was kept for. */
+#if PG_VERSION_NUM >= 160000
+#define rctl_slot_invalidated(data) ((data)->invalidated != RS_INVAL_NONE)
+#else
+#define rctl_slot_invalidated(data) \
+	((data)->restart_lsn == InvalidXLogRecPtr && (data)->invalidated_at != InvalidXLogRecPtr)
+#endif
+
+/* The n-th (from 1) backend of this process's copy of the backends' status. */
+#if PG_VERSION_NUM >= 160000
+#define rctl_local_backend(n) pgstat_get_local_beentry_by_index(n)
+#else
+#define rctl_local_backend(n) pgstat_fetch_stat_local_beentry(n)
+#endif
+
 #endif							/* REPLICA_CTL_COMPAT_H */

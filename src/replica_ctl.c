@@ -13,7 +13,9 @@
 #include "storage/lwlock.h"
 
 #include "core/board.h"
+#include "primary/clock.h"
 #include "primary/fence.h"
+#include "primary/samples.h"
 #include "settings.h"
 #include "worker/worker.h"
 
@@ -29,6 +31,8 @@ request_shmem(void)
 		previous_shmem_request();
 	rctl_board_shmem_request();
 	rctl_fence_shmem_request();
+	rctl_clock_shmem_request();
+	rctl_samples_shmem_request();
 }
 
 static void
@@ -39,6 +43,8 @@ start_shmem(void)
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	rctl_board_shmem_init();
 	rctl_fence_shmem_init();
+	rctl_clock_shmem_init();
+	rctl_samples_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 }
 

@@ -17,7 +17,7 @@
 #include "settings.h"
 #include "worker/worker.h"
 
-#define LAUNCHER_RESTART_SECONDS 5
+#define RESTART_SECONDS 5
 
 void
 rctl_worker_define(BackgroundWorker *worker, const char *main)
@@ -31,16 +31,23 @@ rctl_worker_define(BackgroundWorker *worker, const char *main)
 	strlcpy(worker->bgw_function_name, main, sizeof(worker->bgw_function_name));
 }
 
-void
-rctl_workers_register(void)
+static void
+register_static(const char *main, const char *name)
 {
 	BackgroundWorker worker;
 
-	rctl_worker_define(&worker, "rctl_launcher_main");
-	worker.bgw_restart_time = LAUNCHER_RESTART_SECONDS;
-	strlcpy(worker.bgw_name, "replica_ctl launcher", sizeof(worker.bgw_name));
-	strlcpy(worker.bgw_type, "replica_ctl launcher", sizeof(worker.bgw_type));
+	rctl_worker_define(&worker, main);
+	worker.bgw_restart_time = RESTART_SECONDS;
+	strlcpy(worker.bgw_name, name, sizeof(worker.bgw_name));
+	strlcpy(worker.bgw_type, name, sizeof(worker.bgw_type));
 	RegisterBackgroundWorker(&worker);
+}
+
+void
+rctl_workers_register(void)
+{
+	register_static("rctl_launcher_main", "replica_ctl launcher");
+	register_static("rctl_monitor_main", "replica_ctl monitor");
 }
 
 void

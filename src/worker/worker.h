@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * worker.h
- *	  The background workers: launcher and operation workers.
+ *	  The background workers: launcher, monitor and operation workers.
  *
- * The launcher is static, the only one, and does no I/O that can block.  An
+ * Launcher and monitor are static, one of each, and do no I/O that can block.  An
  * operation worker is dynamic, works on one operation and exits.
  *
  *-------------------------------------------------------------------------
@@ -26,6 +26,7 @@ extern void rctl_worker_start(void);
 extern BackgroundWorkerHandle *rctl_op_worker_launch(int slot, int64 operation);
 
 extern PGDLLEXPORT void rctl_launcher_main(Datum arg);
+extern PGDLLEXPORT void rctl_monitor_main(Datum arg);
 extern PGDLLEXPORT void rctl_op_worker_main(Datum arg);
 
 #endif							/* REPLICA_CTL_WORKER_WORKER_H */

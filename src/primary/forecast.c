@@ -1,0 +1,270 @@
+/*-------------------------------------------------------------------------
+ *
+ * forecast.c
+ *	  From samples to judgement: rates, who keeps the WAL, when the disk is
+ *	  full, and what is to be done about a slot.
+ *
+ * pg_wal grows by what is written while the oldest WAL is held back: by a
+ * slot, by the archiver, by wal_keep_size or, normally, until the next
+ * checkpoint.  The last two have bounds, so that they fill a disk only if the
+ * bound is larger than the disk; the first two go on for ever unless
+ * max_slot_wal_keep_size ends it.  What else grows in the same file system
+ * counts as well.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "access/xlog.h"
+#include "access/xlogarchive.h"
+#include "postmaster/pgarch.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "primary/forecast.h"
+#include "settings.h"
+
+/* Seconds: a step of the load shows within a minute; other files grow less evenly. */
+#define WAL_TAU 15.0
+#define OTHER_TAU 300.0
+
+/* Below this many bytes a second nothing grows. */
+#define STILL 1.0
+
+#define HOUR_S 3600.0
+#define DAY_S 86400.0
+
+/* What is further away is not in sight. */
+#define SIGHT_S (365 * DAY_S)
+
+#define MB INT64CONST(1048576)
+
+double
+rctl_smooth(double old, double rate, double seconds, double tau)
+{
+	double		smoothed = old + (rate - old) * (1 - exp(-seconds / tau));
+
+	return fabs(smoothed) < STILL && fabs(rate) < STILL ? 0 : smoothed;
+}
+
+const char *
+rctl_verdict_name(RctlVerdict verdict)
+{
+	switch (verdict)
+	{
+		case RCTL_VERDICT_OK:
+			return "ok";
+		case RCTL_VERDICT_WARNING:
+			return "warning";
+		case RCTL_VERDICT_CRITICAL:
+			return "critical";
+		case RCTL_VERDICT_LOST:
+			return "lost";
+	}
+	return NULL;
+}
+
+static uint64
+distance(XLogRecPtr from, XLogRecPtr to)
+{
+	return to > from ? to - from : 0;
+}
+
+void
+rctl_forecast_slot(RctlSlotSample *next, const RctlSlotFact *fact,
+				   const RctlSlotSample *before, const RctlWalEnd *end)
+{
+	memset(next, 0, sizeof(*next));
+	strlcpy(next->name, fact->name, NAMEDATALEN);
+	next->restart_lsn = fact->restart_lsn;
+	next->mono = end->now;
+	if (fact->restart_lsn != InvalidXLogRecPtr)
+		next->retained_bytes = distance(fact->restart_lsn, end->flush);
+	if (before && before->mono != 0 && before->restart_lsn != InvalidXLogRecPtr &&
+		fact->restart_lsn != InvalidXLogRecPtr && end->now > before->mono)
+	{
+		double		seconds = (end->now - before->mono) / 1000000.0;
+		double		rate = ((double) next->retained_bytes - (double) before->retained_bytes) / seconds;
+
+		next->growth = rctl_smooth(before->growth, rate, seconds, WAL_TAU);
+	}
+	if (fact->active_pid == 0)
+		next->inactive_since = before && before->inactive_since != 0 ?
+			before->inactive_since : GetCurrentTimestamp();
+}
+
+/* What pins the oldest WAL, from when, and how fast that grows. */
+static void
+find_holder(RctlServerSample *next, const RctlSlotFact *facts, const RctlSlotSample *slots, int nslots)
+{
+	XLogRecPtr	oldest = GetRedoRecPtr();
+	uint64		keep = (uint64) wal_keep_size_mb * MB;
+
+	strlcpy(next->held_by, "checkpoint", RCTL_HOLDER_LEN);
+	next->held_slot[0] = '\0';
+	next->held_rate = next->wal_rate;
+	if (keep > 0 && next->flush > keep && next->flush - keep < oldest)
+	{
+		oldest = next->flush - keep;
+		strlcpy(next->held_by, "wal_keep_size", RCTL_HOLDER_LEN);
+		next->held_rate = 0;
+	}
+	if (next->archive_lsn != InvalidXLogRecPtr && next->archive_lsn < oldest)
+	{
+		oldest = next->archive_lsn;
+		strlcpy(next->held_by, "archiver", RCTL_HOLDER_LEN);
+		next->held_rate = next->wal_rate;
+	}
+	for (int i = 0; i < nslots; i++)
+	{
+		if (facts[i].restart_lsn == InvalidXLogRecPtr || facts[i].wal_status == RCTL_WAL_LOST)
+			continue;
+		next->oldest_slot_bytes = Max(next->oldest_slot_bytes, slots[i].retained_bytes);
+		if (facts[i].restart_lsn < oldest)
+		{
+			oldest = facts[i].restart_lsn;
+			snprintf(next->held_by, RCTL_HOLDER_LEN, "slot \"%s\"", facts[i].name);
+			strlcpy(next->held_slot, facts[i].name, NAMEDATALEN);
+			next->held_rate = Max(slots[i].growth, 0);
+		}
+	}
+	next->held_bytes = distance(oldest, next->flush);
+}
+
+/* The most that the holder will keep; -1: there is no end to it. */
+static double
+holder_bound(const RctlServerSample *s)
+{
+	if (strcmp(s->held_by, "checkpoint") == 0)
+		return (double) max_wal_size_mb * MB;
+	if (strcmp(s->held_by, "wal_keep_size") == 0)
+		return (double) wal_keep_size_mb * MB;
+	if (s->held_slot[0] != '\0' && max_slot_wal_keep_size_mb >= 0)
+		return (double) max_slot_wal_keep_size_mb * MB;
+	return -1;
+}
+
+static double
+time_to_full(const RctlServerSample *s)
+{
+	double		room = (double) s->free_bytes + s->ahead_bytes;
+	double		bound = holder_bound(s);
+	double		rate = Max(s->other_rate, 0);
+	double		seconds;
+
+	if (bound < 0 || bound - s->held_bytes > room)
+		rate += s->held_rate;
+	if (rate <= STILL || s->total_bytes == 0)
+		return -1;
+	seconds = room / rate;
+	return seconds < SIGHT_S ? seconds : -1;
+}
+
+void
+rctl_forecast_server(RctlServerSample *next, const RctlServerSample *before,
+					 const RctlSlotFact *facts, const RctlSlotSample *slots, int nslots)
+{
+	next->wal_rate = before->wal_rate;
+	next->other_rate = before->other_rate;
+	if (before->mono != 0 && next->mono > before->mono)
+	{
+		double		seconds = (next->mono - before->mono) / 1000000.0;
+
+		next->wal_rate = rctl_smooth(before->wal_rate, distance(before->flush, next->flush) / seconds,
+									 seconds, WAL_TAU);
+		if (next->scan_mono != before->scan_mono && before->scan_mono != 0)
+		{
+			double		used = (double) next->total_bytes - next->free_bytes - next->wal_bytes;
+			double		used_before = (double) before->total_bytes - before->scan_free_bytes - before->wal_bytes;
+
+			seconds = (next->scan_mono - before->scan_mono) / 1000000.0;
+			next->other_rate = rctl_smooth(before->other_rate, (used - used_before) / seconds,
+										   seconds, OTHER_TAU);
+		}
+	}
+	next->oldest_slot_bytes = 0;
+	find_holder(next, facts, slots, nslots);
+	next->time_to_full = time_to_full(next);
+}
+
+/* What to call, to get rid of it or to bring it back. */
+static char *
+statement(const RctlSlotFact *fact, const char *replica)
+{
+	if (replica)
+		return psprintf("SELECT replica_repair(%s)", quote_literal_cstr(replica));
+	if (fact->active_pid != 0)
+		return psprintf("SELECT * FROM pg_stat_replication WHERE pid = %d", fact->active_pid);
+	return psprintf("SELECT pg_drop_replication_slot(%s)", quote_literal_cstr(fact->name));
+}
+
+RctlVerdict
+rctl_judge_slot(const RctlSlotFact *fact, const RctlSlotSample *slot,
+				const RctlServerSample *server, const char *replica,
+				XLogRecPtr flush, char **advice)
+{
+	uint64		retained = fact->restart_lsn != InvalidXLogRecPtr ? distance(fact->restart_lsn, flush) : 0;
+	double		limit = (double) rctl_slot_wal_limit * MB;
+	bool		holds = strcmp(server->held_slot, fact->name) == 0;
+	double		inactive = 0;
+	RctlVerdict verdict = RCTL_VERDICT_OK;
+	const char *why = NULL;
+
+	if (fact->active_pid == 0 && slot && slot->inactive_since != 0)
+		inactive = (GetCurrentTimestamp() - slot->inactive_since) / 1000000.0;
+	*advice = NULL;
+	if (fact->wal_status == RCTL_WAL_LOST)
+	{
+		*advice = psprintf("its WAL is gone, the standby must be made again: %s;",
+						   statement(fact, replica));
+		return RCTL_VERDICT_LOST;
+	}
+
+	if (fact->wal_status == RCTL_WAL_UNRESERVED)
+	{
+		verdict = RCTL_VERDICT_CRITICAL;
+		why = "its WAL will be removed at the next checkpoint";
+	}
+	else if (limit > 0 && retained >= limit)
+	{
+		verdict = RCTL_VERDICT_CRITICAL;
+		why = "it keeps more WAL than replica_ctl.slot_wal_limit";
+	}
+	else if (holds && server->total_bytes > 0 && server->free_bytes < (uint64) rctl_disk_reserve * MB &&
+			 retained > (uint64) wal_segment_size)
+	{
+		verdict = RCTL_VERDICT_CRITICAL;
+		why = "it keeps the oldest WAL and less is free than replica_ctl.disk_reserve";
+	}
+	else if (holds && server->time_to_full >= 0 && server->time_to_full < HOUR_S)
+	{
+		verdict = RCTL_VERDICT_CRITICAL;
+		why = "it keeps the oldest WAL and the disk will be full within an hour";
+	}
+	else if (holds && server->time_to_full >= 0 && server->time_to_full < DAY_S)
+	{
+		verdict = RCTL_VERDICT_WARNING;
+		why = "it keeps the oldest WAL and the disk will be full within a day";
+	}
+	else if (limit > 0 && retained >= 0.8 * limit)
+	{
+		verdict = RCTL_VERDICT_WARNING;
+		why = "it keeps nearly as much WAL as replica_ctl.slot_wal_limit allows";
+	}
+	else if (max_slot_wal_keep_size_mb > 0 && retained >= 0.8 * max_slot_wal_keep_size_mb * MB)
+	{
+		verdict = RCTL_VERDICT_WARNING;
+		why = "it keeps nearly as much WAL as max_slot_wal_keep_size allows";
+	}
+	else if (rctl_slot_inactive_limit > 0 && inactive > rctl_slot_inactive_limit)
+	{
+		verdict = RCTL_VERDICT_WARNING;
+		why = fact->wal_status == RCTL_WAL_NONE ? "it was never used and reserves no WAL" :
+			"nobody has used it for longer than replica_ctl.slot_inactive_limit";
+	}
+	if (why)
+		*advice = psprintf("%s: %s;", why, statement(fact, replica));
+	return verdict;
+}

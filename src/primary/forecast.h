@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * forecast.h
+ *	  From samples to judgement: rates, who keeps the WAL, when the disk is
+ *	  full, and what is to be done about a slot.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REPLICA_CTL_PRIMARY_FORECAST_H
+#define REPLICA_CTL_PRIMARY_FORECAST_H
+
+#include "primary/observe.h"
+#include "primary/samples.h"
+
+typedef enum RctlVerdict
+{
+	RCTL_VERDICT_OK,
+	RCTL_VERDICT_WARNING,
+	RCTL_VERDICT_CRITICAL,
+	RCTL_VERDICT_LOST,
+} RctlVerdict;
+
+/* Mixes a new rate into a smoothed one; 95 % of a step show after three times tau seconds. */
+extern double rctl_smooth(double old, double rate, double seconds, double tau);
+
+/* The next sample of a slot; before is NULL if it is new. */
+extern void rctl_forecast_slot(RctlSlotSample *next, const RctlSlotFact *fact,
+							   const RctlSlotSample *before, const RctlWalEnd *end);
+
+/*
+ * Completes a sample whose disk, files and WAL end are filled in: rates, who
+ * holds the oldest WAL, time to full.  facts and slots have the same order.
+ */
+extern void rctl_forecast_server(RctlServerSample *next, const RctlServerSample *before,
+								 const RctlSlotFact *facts, const RctlSlotSample *slots, int nslots);
+
+/* Judges a slot.  replica: whose it is, or NULL.  advice: palloc'd, what to do, or NULL. */
+extern RctlVerdict rctl_judge_slot(const RctlSlotFact *fact, const RctlSlotSample *slot,
+								   const RctlServerSample *server, const char *replica,
+								   XLogRecPtr flush, char **advice);
+
+extern const char *rctl_verdict_name(RctlVerdict verdict);
+
+#endif							/* REPLICA_CTL_PRIMARY_FORECAST_H */

@@ -1,0 +1,423 @@
+/*-------------------------------------------------------------------------
+ *
+ * monitor.c
+ *	  Watches this server and its replicas.
+ *
+ * One static worker.  Every sample_interval it reads this server's WAL, slots,
+ * standbys and disk out of shared memory and the file system, and asks every
+ * replica of the registry by libpq; once a second, however long the interval
+ * is, it moves the LSN clock on.  All sockets and deadlines are waited for
+ * together.  The registry is read when it has changed; no transaction is open
+ * while anything is waited for.
+ *
+ * Durable: nothing, but for the file that is written at shutdown (samples.c).
+ * In memory: the probes, one a replica, and what is in shared memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "utils/memutils.h"
+
+#include "core/board.h"
+#include "core/store.h"
+#include "net/wait.h"
+#include "primary/clock.h"
+#include "primary/forecast.h"
+#include "primary/standbys.h"
+#include "settings.h"
+#include "worker/probe.h"
+#include "worker/worker.h"
+
+/* Microseconds. */
+#define TICK_US INT64CONST(1000000)
+#define REGISTRY_US INT64CONST(60000000)
+#define REGISTRY_PAUSE_US INT64CONST(100000)
+#define ERROR_PAUSE_US INT64CONST(5000000)
+
+/* Looking through pg_wal takes at most one part in so many of the time. */
+#define SCAN_PAUSE 500
+
+typedef struct Monitor
+{
+	RctlProbe  *probes;			/* rctl_max_replicas of them; the index is
+								 * that of the history */
+	bool		registry_known; /* it was read at least once */
+	uint64		registry_changes;	/* rctl_board_changes() when it was read */
+	int64		registry_at;	/* monotonic, as for the next four */
+	int64		next_tick;
+	int64		next_sample;
+	int64		next_scan;
+	int64		paused_until;	/* after an error */
+} Monitor;
+
+static Monitor monitor;
+
+/* ---------------------------------------------------------------------
+ * The registry
+ * ---------------------------------------------------------------------
+ */
+
+/* In CurrentMemoryContext; what the monitor does not look at is left out. */
+static RctlReplica *
+copy_replica(const RctlReplica *from)
+{
+	RctlReplica *to = palloc0(sizeof(RctlReplica));
+
+	to->id = from->id;
+	to->name = pstrdup(from->name);
+	to->server = pstrdup(from->server);
+	to->serverid = from->serverid;
+	to->provider = from->provider;
+	to->state = pstrdup(from->state);
+	to->options = rctl_map_copy(from->options);
+	to->facts = rctl_map_copy(from->facts);
+	return to;
+}
+
+static RctlProbe *
+find_probe(int64 id)
+{
+	RctlProbe  *unused = NULL;
+
+	for (int i = 0; i < rctl_max_replicas; i++)
+	{
+		if (monitor.probes[i].id == id)
+			return &monitor.probes[i];
+		if (monitor.probes[i].id == 0 && unused == NULL)
+			unused = &monitor.probes[i];
+	}
+	if (unused)
+		rctl_history_clear(unused - monitor.probes);
+	return unused;
+}
+
+static void
+write_probes(void)
+{
+	for (int i = 0; i < rctl_max_replicas; i++)
+	{
+		RctlProbe  *probe = &monitor.probes[i];
+
+		if (probe->changed)
+			rctl_samples_write_replica(i, &probe->sample);
+		probe->changed = false;
+	}
+}
+
+static void
+take_replica(const RctlMonitored *monitored)
+{
+	RctlProbe  *probe = find_probe(monitored->replica->id);
+	MemoryContext context;
+	MemoryContext old;
+	RctlReplica *replica;
+	char	   *conninfo = NULL;
+
+	if (probe == NULL)
+		return;
+	context = AllocSetContextCreate(TopMemoryContext, "replica_ctl probe", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	replica = copy_replica(monitored->replica);
+	if (replica->provider->conninfo)
+		conninfo = replica->provider->conninfo(replica, monitored->mapping);
+	MemoryContextSwitchTo(old);
+	rctl_probe_set(probe, replica, conninfo, context);
+	probe->listed = true;
+}
+
+static void
+read_registry(int64 now)
+{
+	List	   *list = NIL;
+	ListCell   *lc;
+
+	monitor.registry_changes = rctl_board_changes();
+	monitor.registry_at = now;
+	rctl_store_begin();
+	if (rctl_store_installed())
+		list = rctl_store_monitored(rctl_max_replicas);
+	rctl_store_end_read();
+
+	/* First make room, then take in. */
+	for (int i = 0; i < rctl_max_replicas; i++)
+	{
+		RctlProbe  *probe = &monitor.probes[i];
+
+		probe->listed = false;
+		foreach(lc, list)
+			probe->listed |= ((RctlMonitored *) lfirst(lc))->replica->id == probe->id;
+		if (!probe->listed && probe->id != 0)
+			rctl_probe_clear(probe);
+	}
+	foreach(lc, list)
+		take_replica(lfirst(lc));
+	monitor.registry_known = true;
+	/* New ones are asked at once. */
+	for (int i = 0; i < rctl_max_replicas; i++)
+	{
+		if (monitor.probes[i].listed && monitor.probes[i].sample.answered == 0)
+			rctl_probe_round(&monitor.probes[i], now);
+	}
+}
+
+/* ---------------------------------------------------------------------
+ * Samples
+ * ---------------------------------------------------------------------
+ */
+
+/* The clock and the standbys. */
+static void
+tick(int64 now)
+{
+	RctlSamples *before = rctl_samples_read();
+	RctlStandbySample *standbys = palloc(sizeof(RctlStandbySample) * rctl_samples_max_standbys());
+	RctlSlotFact *slots;
+	int			nslots;
+	RctlWalEnd	end;
+
+	pgstat_clear_snapshot();
+	rctl_wal_end(&end);
+	rctl_clock_tick(&end);
+	nslots = rctl_observe_slots(&slots);
+	rctl_samples_write_standbys(standbys,
+								rctl_standbys_track(before, slots, nslots, now, standbys));
+}
+
+/* The slots; returns how many.  facts and next have the same order. */
+static int
+sample_slots(const RctlSamples *before, const RctlWalEnd *end,
+			 RctlSlotFact **facts, RctlSlotSample **next)
+{
+	int			count = rctl_observe_slots(facts);
+
+	*next = palloc(sizeof(RctlSlotSample) * Max(count, 1));
+	for (int i = 0; i < count; i++)
+		rctl_forecast_slot(&(*next)[i], &(*facts)[i],
+						   rctl_samples_slot(before, (*facts)[i].name), end);
+	rctl_samples_write_slots(*next, count);
+	return count;
+}
+
+static void
+look_at_files(RctlServerSample *next, const RctlWalEnd *end)
+{
+	int64		start = rctl_clock_now();
+
+	rctl_observe_disk(next);
+	next->archive_failed = pgstat_fetch_stat_archiver()->failed_count;
+	if (start < monitor.next_scan)
+		return;
+	rctl_observe_files(next, end->flush);
+	next->scan_mono = start;
+	next->scan_free_bytes = next->free_bytes;
+	monitor.next_scan = start + (rctl_clock_now() - start) * SCAN_PAUSE;
+}
+
+static void
+add_history(const RctlServerSample *server)
+{
+	RctlSamples *samples = rctl_samples_read();
+	float4	   *lags = palloc(sizeof(float4) * rctl_max_replicas);
+	RctlHistoryRow row = {
+		server->at, server->free_bytes, server->total_bytes, server->wal_bytes,
+		server->oldest_slot_bytes, server->wal_rate
+	};
+	RctlStandby *standbys;
+	RctlWalEnd	end;
+	int			count = rctl_standbys(samples, &end, &standbys);
+
+	for (int i = 0; i < rctl_max_replicas; i++)
+		lags[i] = (float4) NAN;
+	for (int i = 0; i < count; i++)
+	{
+		int64		lag;
+
+		if (standbys[i].replica && standbys[i].replay != InvalidXLogRecPtr &&
+			rctl_clock_lag(standbys[i].replay, &end, &lag))
+			lags[standbys[i].replica - samples->replicas] = lag / 1000000.0;
+	}
+	rctl_history_add(&row, lags);
+}
+
+static void
+sample(int64 now)
+{
+	RctlSamples *before = rctl_samples_read();
+	RctlServerSample next = before->server;
+	RctlSlotFact *facts;
+	RctlSlotSample *slots;
+	RctlWalEnd	end;
+	int			nslots;
+
+	rctl_wal_end(&end);
+	nslots = sample_slots(before, &end, &facts, &slots);
+	next.at = GetCurrentTimestamp();
+	next.mono = end.now;
+	next.flush = end.flush;
+	look_at_files(&next, &end);
+	rctl_forecast_server(&next, &before->server, facts, slots, nslots);
+	rctl_samples_write_server(&next);
+	add_history(&next);
+
+	for (int i = 0; i < rctl_max_replicas; i++)
+	{
+		if (monitor.probes[i].listed)
+			rctl_probe_round(&monitor.probes[i], now);
+	}
+}
+
+/* ---------------------------------------------------------------------
+ * The loop
+ * ---------------------------------------------------------------------
+ */
+
+/* The next time after now that is a multiple of period after the last one. */
+static int64
+next_time(int64 last, int64 period, int64 now)
+{
+	return last + period > now ? last + period : now + period;
+}
+
+static int64
+registry_due(void)
+{
+	if (!monitor.registry_known)
+		return 0;
+	return monitor.registry_at +
+		(rctl_board_changes() != monitor.registry_changes ? REGISTRY_PAUSE_US : REGISTRY_US);
+}
+
+static void
+work(void)
+{
+	int64		now = rctl_clock_now();
+	int64		interval = rctl_sample_interval * INT64CONST(1000);
+
+	/* A shorter interval takes effect at once. */
+	monitor.next_sample = Min(monitor.next_sample, now + interval);
+	if (now >= monitor.next_tick)
+	{
+		tick(now);
+		monitor.next_tick = next_time(monitor.next_tick, Min(interval, TICK_US), now);
+	}
+	if (now >= registry_due())
+		read_registry(now);
+	if (now >= monitor.next_sample)
+	{
+		sample(now);
+		monitor.next_sample = next_time(monitor.next_sample, interval, now);
+	}
+	write_probes();
+}
+
+/* Waits for whatever comes first, and lets the probes go on. */
+static void
+wait_and_advance(void)
+{
+	RctlWaitSocket *sockets = palloc0(sizeof(RctlWaitSocket) * rctl_max_replicas);
+	RctlProbe **owners = palloc(sizeof(RctlProbe *) * rctl_max_replicas);
+	int64		until = Min(Min(monitor.next_tick, monitor.next_sample), registry_due());
+	int64		now = rctl_clock_now();
+	int			count = 0;
+
+	until = Max(until, monitor.paused_until);
+	for (int i = 0; i < rctl_max_replicas; i++)
+	{
+		RctlProbe  *probe = &monitor.probes[i];
+
+		if (probe->events == 0)
+			continue;
+		sockets[count].sock = PQsocket(probe->conn);
+		sockets[count].events = probe->events;
+		owners[count++] = probe;
+		until = Min(until, probe->deadline);
+	}
+	/* Rounded up, so that it does not wake before it is time. */
+	rctl_wait_many(sockets, count, Max(until - now + 999, 0) / 1000);
+	now = rctl_clock_now();
+	for (int i = 0; i < count; i++)
+		rctl_probe_advance(owners[i], sockets[i].ready, now);
+	write_probes();
+}
+
+/* One turn of the loop; an error ends the turn, not the monitor. */
+static void
+guarded_turn(MemoryContext turn_context)
+{
+	PG_TRY();
+	{
+		if (rctl_clock_now() >= monitor.paused_until)
+			work();
+		pgstat_report_activity(STATE_IDLE, NULL);
+		wait_and_advance();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		EmitErrorReport();
+		FlushErrorState();
+		LWLockReleaseAll();
+		AbortOutOfAnyTransaction();
+		RESUME_INTERRUPTS();
+		monitor.paused_until = rctl_clock_now() + ERROR_PAUSE_US;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(turn_context);
+}
+
+static void
+save_at_exit(int code, Datum arg)
+{
+	LWLockReleaseAll();
+	rctl_samples_save();
+}
+
+/* What is in shared memory, or in the file of the last shutdown. */
+static void
+recall(void)
+{
+	RctlSamples *samples;
+	RctlWalEnd	end;
+
+	rctl_wal_end(&end);
+	if (rctl_clock_is_empty())
+		rctl_samples_load(&end);
+	if (rctl_clock_is_empty())
+		rctl_clock_estimate(&end);
+	samples = rctl_samples_read();
+	for (int i = 0; i < samples->nreplicas; i++)
+	{
+		monitor.probes[i].id = samples->replicas[i].id;
+		monitor.probes[i].sample = samples->replicas[i];
+	}
+}
+
+void
+rctl_monitor_main(Datum arg)
+{
+	MemoryContext turn_context;
+
+	rctl_worker_start();
+	rctl_board_enter_monitor();
+	monitor.probes = MemoryContextAllocZero(TopMemoryContext, sizeof(RctlProbe) * rctl_max_replicas);
+	turn_context = AllocSetContextCreate(TopMemoryContext, "replica_ctl monitor turn",
+										 ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(turn_context);
+	recall();
+	before_shmem_exit(save_at_exit, (Datum) 0);
+
+	for (;;)
+	{
+		MemoryContextReset(turn_context);
+		guarded_turn(turn_context);
+	}
+}
