@@ -210,57 +210,101 @@ CREATE FUNCTION replica_ctl.fence(OUT phase text, OUT since timestamptz, OUT rea
 	RETURNS record AS 'MODULE_PATHNAME', 'rctl_sql_fence_state' LANGUAGE C STRICT VOLATILE;
 COMMENT ON FUNCTION replica_ctl.fence() IS 'whether writes to this server are stopped (down, draining, up, promoted), since when, by whom, and how many sessions wait';
 
+-- Under the monitoring views: shared memory only, no network.
+
+CREATE FUNCTION replica_ctl.standbys(OUT replica_id bigint, OUT application_name text, OUT client_addr text,
+	OUT state text, OUT sync_state text, OUT connected boolean,
+	OUT sent_lsn pg_lsn, OUT write_lsn pg_lsn, OUT flush_lsn pg_lsn, OUT replay_lsn pg_lsn,
+	OUT sent_lag_bytes bigint, OUT write_lag_bytes bigint, OUT write_lag interval,
+	OUT flush_lag_bytes bigint, OUT flush_lag interval, OUT replay_lag_bytes bigint, OUT replay_lag interval,
+	OUT timeline integer, OUT message text)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_standbys' LANGUAGE C STRICT VOLATILE ROWS 10;
+COMMENT ON FUNCTION replica_ctl.standbys() IS 'standbys that are or were connected to this server, and monitored replicas';
+
+CREATE FUNCTION replica_ctl.slots(OUT slot_name text, OUT slot_type text, OUT active boolean,
+	OUT wal_status text, OUT restart_lsn pg_lsn, OUT retained_bytes bigint,
+	OUT growth_bytes_per_second double precision, OUT inactive_since timestamptz,
+	OUT verdict text, OUT advice text)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_slots' LANGUAGE C STRICT VOLATILE ROWS 10;
+COMMENT ON FUNCTION replica_ctl.slots() IS 'replication slots of this server, with growth and verdict';
+
+CREATE FUNCTION replica_ctl.wal_usage(OUT wal_bytes bigint, OUT wal_segments bigint,
+	OUT wal_bytes_per_second double precision, OUT free_bytes bigint, OUT total_bytes bigint,
+	OUT time_to_full interval, OUT held_by text, OUT held_bytes bigint,
+	OUT archive_ready bigint, OUT archive_failed bigint)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_wal_usage' LANGUAGE C STRICT VOLATILE ROWS 1;
+COMMENT ON FUNCTION replica_ctl.wal_usage() IS 'the last sample of this server''s WAL and disk';
+
+CREATE FUNCTION replica_ctl.metrics(OUT metric text, OUT replica text, OUT value double precision,
+	OUT unit text, OUT sampled_at timestamptz, OUT source text)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_metrics' LANGUAGE C STRICT VOLATILE ROWS 10;
+COMMENT ON FUNCTION replica_ctl.metrics() IS 'the latest value of each metric';
+
+CREATE FUNCTION replica_ctl.metrics_history(OUT metric text, OUT replica text, OUT value double precision,
+	OUT unit text, OUT sampled_at timestamptz)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_metrics_history' LANGUAGE C STRICT VOLATILE ROWS 10000;
+COMMENT ON FUNCTION replica_ctl.metrics_history() IS 'the samples of each metric, oldest first';
+
 ----------------------------------------------------------------------------
 -- Views
 ----------------------------------------------------------------------------
 
--- A standby may have been read a moment after the server's own position, and so
--- be ahead of it: that is no lag, not a negative one.
-
+-- A replica and its WAL sender belong together by application_name.  A replica
+-- that the monitor has not seen yet is disconnected.
 CREATE VIEW @extschema@.replica_lag AS
-	SELECT r.name AS replica, s.application_name, s.client_addr,
+	SELECT r.name AS replica, coalesce(s.application_name, r.facts->>'application_name') AS application_name,
+		s.client_addr::inet AS client_addr,
 		coalesce(s.state, 'disconnected') AS state, s.sync_state,
-		s.pid IS NOT NULL AS connected,
+		coalesce(s.connected, false) AS connected,
 		s.sent_lsn, s.write_lsn, s.flush_lsn, s.replay_lsn,
-		pg_wal_lsn_diff(greatest(w.lsn, s.sent_lsn), s.sent_lsn)::bigint AS sent_lag_bytes,
-		pg_wal_lsn_diff(greatest(w.lsn, s.write_lsn), s.write_lsn)::bigint AS write_lag_bytes,
-		CASE WHEN s.write_lsn >= w.lsn THEN interval '0' ELSE s.write_lag END AS write_lag,
-		pg_wal_lsn_diff(greatest(w.lsn, s.flush_lsn), s.flush_lsn)::bigint AS flush_lag_bytes,
-		CASE WHEN s.flush_lsn >= w.lsn THEN interval '0' ELSE s.flush_lag END AS flush_lag,
-		pg_wal_lsn_diff(greatest(w.lsn, s.replay_lsn), s.replay_lsn)::bigint AS replay_lag_bytes,
-		CASE WHEN s.replay_lsn >= w.lsn THEN interval '0' ELSE s.replay_lag END AS replay_lag
-	FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) w,
-		(SELECT * FROM pg_catalog.pg_stat_replication WHERE state IN ('startup', 'catchup', 'streaming')) s
-		FULL JOIN (SELECT * FROM replica_ctl.replica WHERE state = 'streaming') r
-			ON s.application_name = r.facts->>'application_name';
+		s.sent_lag_bytes, s.write_lag_bytes, s.write_lag, s.flush_lag_bytes, s.flush_lag,
+		s.replay_lag_bytes, s.replay_lag
+	FROM replica_ctl.standbys() s
+		FULL JOIN (SELECT * FROM replica_ctl.replica WHERE state NOT IN ('creating', 'promoted')) r
+			ON s.application_name = coalesce(r.facts->>'application_name', r.name)
+	WHERE r.name IS NOT NULL OR s.replica_id IS NULL;
 COMMENT ON VIEW @extschema@.replica_lag IS 'standbys, ours or not, connected or not, and how far behind they are';
 
 CREATE VIEW @extschema@.replica_status AS
 	SELECT r.name AS replica, r.server, regexp_replace(w.fdwname, '^replica_', '') AS provider,
-		CASE
-			WHEN r.state <> 'streaming' THEN r.state
-			WHEN s.state = 'streaming' THEN 'streaming'
-			WHEN s.state IS NOT NULL THEN 'catching_up'
-			ELSE 'disconnected'
-		END AS state,
+		CASE WHEN r.state <> 'streaming' THEN r.state ELSE coalesce(s.state, 'disconnected') END AS state,
 		(r.facts->>'host') || ':' || (r.facts->>'port') AS endpoint,
-		s.pid IS NOT NULL AS connected,
-		r.timeline_id AS timeline,
-		pg_wal_lsn_diff(greatest(l.lsn, s.replay_lsn), s.replay_lsn)::bigint AS lag_bytes,
-		CASE WHEN s.replay_lsn >= l.lsn THEN interval '0' ELSE s.replay_lag END AS lag,
-		p.slot_name AS slot,
-		pg_wal_lsn_diff(greatest(l.lsn, p.restart_lsn), p.restart_lsn)::bigint AS slot_wal_bytes,
+		coalesce(s.connected, false) AS connected,
+		coalesce(s.timeline, r.timeline_id) AS timeline,
+		s.replay_lag_bytes AS lag_bytes, s.replay_lag AS lag,
+		p.slot_name AS slot, p.retained_bytes AS slot_wal_bytes,
 		o.operation_id AS operation, o.step, r.since,
-		coalesce(o.message, r.message) AS message
+		coalesce(o.message, r.message, s.message) AS message
 	FROM replica_ctl.replica r
-		CROSS JOIN (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) l
+		LEFT JOIN replica_ctl.standbys() s
+			ON s.application_name = coalesce(r.facts->>'application_name', r.name)
+		LEFT JOIN replica_ctl.slots() p ON p.slot_name = r.facts->>'slot' AND NOT r.facts ? 'upstream'
 		LEFT JOIN pg_catalog.pg_foreign_server f ON f.srvname = r.server
 		LEFT JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = f.srvfdw
-		LEFT JOIN pg_catalog.pg_replication_slots p ON p.slot_name = r.facts->>'slot'
-		LEFT JOIN pg_catalog.pg_stat_replication s ON s.application_name = r.facts->>'application_name'
-			AND s.state IN ('startup', 'catchup', 'streaming')
 		LEFT JOIN replica_ctl.operation o ON o.replica_id = r.replica_id AND o.state IN ('queued', 'running');
 COMMENT ON VIEW @extschema@.replica_status IS 'one row a replica: what it is and how it is';
+
+CREATE VIEW @extschema@.replica_slots AS
+	SELECT s.slot_name, s.slot_type, r.name AS replica, r.name IS NOT NULL AS owned, s.active,
+		s.wal_status, s.restart_lsn, s.retained_bytes, s.growth_bytes_per_second, s.inactive_since,
+		s.verdict, s.advice
+	FROM replica_ctl.slots() s
+		LEFT JOIN replica_ctl.replica r ON r.facts->>'slot' = s.slot_name AND NOT r.facts ? 'upstream';
+COMMENT ON VIEW @extschema@.replica_slots IS 'replication slots, what they keep, and what is to be done about it';
+
+CREATE VIEW @extschema@.replica_wal_usage AS
+	SELECT wal_bytes, wal_segments, wal_bytes_per_second, free_bytes, total_bytes, time_to_full,
+		held_by, held_bytes, archive_ready, archive_failed
+	FROM replica_ctl.wal_usage();
+COMMENT ON VIEW @extschema@.replica_wal_usage IS 'WAL of this server, who keeps it, and when the disk is full';
+
+CREATE VIEW @extschema@.replica_metrics AS
+	SELECT metric, replica::name AS replica, value, unit, sampled_at, source FROM replica_ctl.metrics();
+COMMENT ON VIEW @extschema@.replica_metrics IS 'the latest value of each metric';
+
+CREATE VIEW @extschema@.replica_metrics_history AS
+	SELECT metric, replica::name AS replica, value, unit, sampled_at FROM replica_ctl.metrics_history();
+COMMENT ON VIEW @extschema@.replica_metrics_history IS 'samples of each metric, as far back as replica_ctl.history_size reaches';
 
 CREATE VIEW @extschema@.replica_operations AS
 	SELECT o.operation_id AS operation, o.replica, o.kind, o.state, o.step, o.step_number, o.steps,
@@ -304,6 +348,9 @@ REVOKE ALL ON FUNCTION
 	FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA replica_ctl TO pg_monitor;
-GRANT EXECUTE ON FUNCTION replica_ctl.board(), replica_ctl.fence(), replica_ctl.operation_edges(), replica_ctl.steps() TO pg_monitor;
-GRANT SELECT ON @extschema@.replica_lag, @extschema@.replica_status,
+GRANT EXECUTE ON FUNCTION replica_ctl.board(), replica_ctl.fence(), replica_ctl.operation_edges(), replica_ctl.steps(),
+	replica_ctl.standbys(), replica_ctl.slots(), replica_ctl.wal_usage(),
+	replica_ctl.metrics(), replica_ctl.metrics_history() TO pg_monitor;
+GRANT SELECT ON @extschema@.replica_lag, @extschema@.replica_status, @extschema@.replica_slots,
+	@extschema@.replica_wal_usage, @extschema@.replica_metrics, @extschema@.replica_metrics_history,
 	@extschema@.replica_operations, @extschema@.replica_events TO pg_monitor;
