@@ -20,8 +20,10 @@
  *	  The variable itself is not touched: a transaction that starts while the
  *	  fence is up and goes on after it must not be read-only.
  *
- * "Has written" means: has an XID and has inserted WAL.  An XID alone (a
- * temporary table, txid_current()) changes nothing that a replica could lack.
+ * "Has written" means: has an XID and has inserted WAL.  An XID alone
+ * (txid_current()) changes nothing that a replica could lack; nor does WAL
+ * that is inserted in reading, so a transaction that got its XID behind the
+ * fence, for a temporary table, is looked at more closely (has_written()).
  * Two things change something without both: NOTIFY, whose XID is assigned
  * after the callback, and nextval() within a range that is in the WAL already;
  * they are noted when they are met.
@@ -59,7 +61,9 @@
 #include "replication/walsender.h"
 #include "replication/worker_internal.h"
 #include "storage/ipc.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
+#include "storage/sinval.h"
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
@@ -93,10 +97,15 @@ static bool marked = false;		/* my slot's committing mark is set */
 static bool held = false;		/* my slot's held flag is set */
 static bool wrote_unseen = false;	/* NOTIFY, nextval(): a write that may
 									 * show neither XID nor WAL */
+static bool began_fenced = false;	/* all statements since it has an XID ran
+									 * behind the fence */
 
 /* XactReadOnly is forced by a statement that runs; what it is without that. */
 static bool forced = false;
 static bool wanted_read_only = false;
+
+/* The plan that is being made ready is not going to be run. */
+static bool explaining = false;
 
 /* What the client has been told of the setting; -1: not yet anything. */
 static int	told = -1;
@@ -348,7 +357,11 @@ clear_mark(void)
 static void
 admit(const char *command)
 {
-	if (exempt || marked)
+	/*
+	 * A session that ends drops its temporary tables.  It cannot be
+	 * interrupted any more, and what it changes is of no use to anybody.
+	 */
+	if (exempt || marked || proc_exit_inprogress)
 		return;
 	for (;;)
 	{
@@ -389,17 +402,55 @@ at_apply_worker_commit(void)
 		wait_for_fence("COMMIT", true, false);
 }
 
+/* Whether this transaction holds a lock that is taken to write, on more than temporary tables. */
+static bool
+has_locked_to_write(void)
+{
+	const LOCKMASK reading = LOCKBIT_ON(AccessShareLock);
+	LockData   *locks = GetLockStatusData();
+
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		LockInstanceData *lock = &locks->locks[i];
+
+		if (lock->pid == MyProcPid && lock->locktag.locktag_type == LOCKTAG_RELATION &&
+			(lock->holdMask & ~reading) != 0 &&
+			get_rel_persistence(lock->locktag.locktag_field2) != RELPERSISTENCE_TEMP)
+			return true;
+	}
+	return false;
+}
+
+static bool
+has_changed_catalogs(void)
+{
+	SharedInvalidationMessage *messages;
+	bool		init_file;
+
+	return xactGetCommittedInvalidationMessages(&messages, &init_file) > 0;
+}
+
 static bool
 has_written(void)
 {
-	return wrote_unseen ||
-		(TransactionIdIsValid(GetTopTransactionIdIfAny()) && !XLogRecPtrIsInvalid(XactLastRecEnd));
+	if (wrote_unseen)
+		return true;
+	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()) || XLogRecPtrIsInvalid(XactLastRecEnd))
+		return false;
+
+	/*
+	 * Reading inserts WAL too, when it cleans up a page or sets hint bits.
+	 * Behind the fence only C code that ignores that its transaction is
+	 * read-only could have written more than that.
+	 */
+	return !began_fenced || has_locked_to_write() || has_changed_catalogs();
 }
 
 static void
 at_transaction_end(void)
 {
 	wrote_unseen = false;
+	began_fenced = false;
 	forced = false;
 	if (marked)
 		clear_mark();
@@ -472,6 +523,8 @@ enter_scope(ReadOnlyScope *scope)
 	 * began.
 	 */
 	XactReadOnly = stands() ? true : wanted_read_only;
+	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		began_fenced = stands();
 
 	scope->context.callback = explain_read_only;
 	scope->context.arg = NULL;
@@ -525,12 +578,14 @@ start_executor(QueryDesc *query, int eflags)
 	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
 		stop_if_writing(query->plannedstmt);
 	enter_scope(&scope);
+	explaining = (eflags & EXEC_FLAG_EXPLAIN_ONLY) != 0;
 	PG_TRY();
 	{
 		next(query, eflags);
 	}
 	PG_FINALLY();
 	{
+		explaining = false;
 		leave_scope(&scope);
 	}
 	PG_END_TRY();
@@ -605,6 +660,8 @@ has_temporary_objects(void)
 static void
 before_function(Oid function, const char *name)
 {
+	if (explaining)
+		return;
 	if (!out_of_sight() && stands())
 	{
 		/*
