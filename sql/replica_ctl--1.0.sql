@@ -183,9 +183,9 @@ CREATE FUNCTION @extschema@.replica_fence(reason text DEFAULT NULL, timeout inte
 	RETURNS pg_lsn AS 'MODULE_PATHNAME', 'rctl_sql_fence' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION @extschema@.replica_fence(text, interval, interval) IS 'stops all writes to this server, until replica_unfence; returns an LSN after which nothing was committed';
 
-CREATE FUNCTION @extschema@.replica_unfence(force boolean DEFAULT false)
+CREATE FUNCTION @extschema@.replica_unfence()
 	RETURNS void AS 'MODULE_PATHNAME', 'rctl_sql_unfence' LANGUAGE C STRICT VOLATILE;
-COMMENT ON FUNCTION @extschema@.replica_unfence(boolean) IS 'lets writes to this server go on';
+COMMENT ON FUNCTION @extschema@.replica_unfence() IS 'lets writes to this server go on';
 
 -- For the views, and for whoever wants to know how the engine works.
 
@@ -344,7 +344,7 @@ REVOKE ALL ON FUNCTION
 	@extschema@.replica_cancel(bigint),
 	@extschema@.replica_claim(),
 	@extschema@.replica_fence(text, interval, interval),
-	@extschema@.replica_unfence(boolean)
+	@extschema@.replica_unfence()
 	FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA replica_ctl TO pg_monitor;

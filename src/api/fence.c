@@ -18,7 +18,9 @@
 #include "utils/timestamp.h"
 
 #include "api/api.h"
+#include "core/board.h"
 #include "primary/fence.h"
+#include "settings.h"
 
 PG_FUNCTION_INFO_V1(rctl_sql_fence);
 PG_FUNCTION_INFO_V1(rctl_sql_unfence);
@@ -57,24 +59,25 @@ rctl_sql_fence(PG_FUNCTION_ARGS)
 	PG_RETURN_LSN(rctl_fence_raise(&request));
 }
 
+/* The fence of an operation that a worker runs now is that worker's to lift. */
 static void
-require_unfence_allowed(const RctlFenceState *state)
+require_not_running(int64 operation)
 {
-	if (state->phase == RCTL_FENCE_PROMOTED)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("replica \"%s\" was promoted in place of this server", state->replica),
-				 errdetail("When both accept writes, each has data that the other one lacks."),
-				 errhint("If that is wanted: SELECT replica_unfence(force => true).")));
-	if (state->operation != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("the fence belongs to operation " INT64_FORMAT, state->operation),
-				 errhint("Stop it with SELECT replica_cancel(" INT64_FORMAT "), which lifts the fence"
-						 " unless its replica is a primary already.", state->operation)));
+	RctlBoardEntry *entries = palloc(sizeof(RctlBoardEntry) * rctl_max_operations);
+	int			count = rctl_board_read(entries);
+
+	for (int i = 0; i < count; i++)
+	{
+		if (entries[i].operation == operation)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("the fence belongs to operation " INT64_FORMAT ", which is running", operation),
+					 errhint("Stop it with SELECT replica_cancel(" INT64_FORMAT "), which lifts the fence"
+							 " unless its replica is a primary already.", operation)));
+	}
 }
 
-/* replica_unfence(force boolean) returns void */
+/* replica_unfence() returns void */
 Datum
 rctl_sql_unfence(PG_FUNCTION_ARGS)
 {
@@ -85,8 +88,12 @@ rctl_sql_unfence(PG_FUNCTION_ARGS)
 	if (state.phase == RCTL_FENCE_DOWN)
 		ereport(NOTICE,
 				(errmsg("this server is not fenced")));
-	if (!PG_GETARG_BOOL(0))
-		require_unfence_allowed(&state);
+	if (state.operation != 0)
+		require_not_running(state.operation);
+	if (state.phase == RCTL_FENCE_PROMOTED)
+		ereport(WARNING,
+				(errmsg("replica \"%s\" was promoted in place of this server, and both accept writes now", state.replica),
+				 errdetail("From here on each has data that the other one lacks.")));
 	(void) rctl_fence_lift(state.operation);
 	PG_RETURN_VOID();
 }

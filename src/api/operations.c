@@ -25,6 +25,7 @@
 #include "core/board.h"
 #include "core/plan.h"
 #include "core/store.h"
+#include "primary/fence.h"
 #include "provider/provider.h"
 
 PG_FUNCTION_INFO_V1(rctl_sql_create);
@@ -96,6 +97,30 @@ check_name(const char *name)
 	}
 }
 
+/* A queued operation is a write: it would wait behind the fence, or for ever. */
+static void
+require_unfenced(void)
+{
+	RctlFenceState fence;
+
+	if (!rctl_fence_is_up())
+		return;
+	rctl_fence_get(&fence);
+	if (fence.operation != 0 && fence.phase != RCTL_FENCE_PROMOTED)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("operation " INT64_FORMAT " has fenced this server", fence.operation),
+				 errhint("Wait for it with SELECT replica_operation_wait(" INT64_FORMAT "),"
+						 " or stop it with SELECT replica_cancel(" INT64_FORMAT ").",
+						 fence.operation, fence.operation)));
+	ereport(ERROR,
+			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+			 errmsg("this server is fenced"),
+			 fence.phase == RCTL_FENCE_PROMOTED ?
+			 errdetail("Replica \"%s\" was promoted in its place.", fence.replica) : 0,
+			 errhint("If this server is to take writes, run SELECT replica_unfence().")));
+}
+
 /* create and attach: a new row with its first operation */
 static Datum
 add_replica(FunctionCallInfo fcinfo, RctlOpKind kind)
@@ -111,6 +136,7 @@ add_replica(FunctionCallInfo fcinfo, RctlOpKind kind)
 	bool		added;
 
 	rctl_api_require_primary();
+	require_unfenced();
 	check_name(name);
 	provider = usable_provider(server_name, &server);
 	require_plan(provider, kind, NULL);
@@ -165,6 +191,7 @@ queue_operation(const char *name, RctlOpKind kind, const RctlMap *arguments, con
 	int64		operation;
 
 	rctl_api_require_primary();
+	require_unfenced();
 	rctl_store_enter(&scope);
 	known = rctl_store_lock_replica(name, &row);
 	if (known)
