@@ -189,7 +189,43 @@ is(create('sync', '{"synchronous": true}'), 'succeeded', 'another, with others i
 wait_for($primary, q{SELECT current_setting('synchronous_standby_names') = 'ANY 1 (other, "Other, too", replica_ctl_sync)'});
 is(drop('sync'), 'succeeded', 'dropped');
 wait_for($primary, q{SELECT current_setting('synchronous_standby_names') = 'ANY 1 (other, "Other, too")'});
+
+# one that leaves, by promotion or detached, must not be waited for
+is(create('sync', '{"synchronous": true}'), 'succeeded', 'another');
+sql(q{SELECT replica_promote('sync', mode => 'forced')});
+is(sql(q{SELECT replica_wait('sync', '60s')}), 'succeeded', 'promoted');
+wait_for($primary, q{SELECT current_setting('synchronous_standby_names') = 'ANY 1 (other, "Other, too")'});
+sql(q{SELECT replica_drop('sync', force => true)});
+wait_for($primary, q{SELECT count(*) = 0 FROM replica_ctl.replica});
 unlike(slurp_file($primary->data_dir . '/postgresql.auto.conf'), qr/synchronous_standby_names/, 'no trace of it');
+no_orphans_ok($primary);
+
+#
+# A directory whose name would mean something to a shell or a configuration file.
+#
+{
+	my $odd = PostgreSQL::Test::Utils::tempdir('odd') . q{/it's "a" $(touch hurt) \\\\ %d};
+	(my $json = $odd) =~ s/(["\\])/\\$1/g;
+	is(create('odd', qq({"data_directory": "$json"})), 'succeeded', 'an odd directory');
+	ok(-e "$odd/PG_VERSION", 'it is there');
+	sql(q{SELECT replica_repair('odd')});
+	is(sql(q{SELECT replica_wait('odd', '60s')}), 'succeeded', 'repaired there');
+	is(drop('odd'), 'succeeded', 'dropped');
+	ok(!-e $odd, 'and gone');
+}
+
+#
+# Several at once: ports and names do not clash.
+#
+sql(q{SELECT replica_create('many' || i) FROM generate_series(1, 4) i});
+for my $i (1 .. 4)
+{
+	is(sql("SELECT replica_wait('many$i', '60s')"), 'succeeded', "one of several at once");
+}
+is(sql(q{SELECT count(DISTINCT facts->>'port') FROM replica_ctl.replica}), '4', 'each has its own port');
+is(sql(q{SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'}), '4', 'all stream');
+sql(q{SELECT replica_drop('many' || i) FROM generate_series(1, 4) i});
+wait_for($primary, q{SELECT count(*) = 0 FROM replica_ctl.replica});
 no_orphans_ok($primary);
 
 #

@@ -120,6 +120,8 @@ is(on($port, 'SHOW port'), $port, 'as it was');
 sql(q{SELECT replica_detach('a1')});
 wait_for($primary, q{SELECT count(*) = 0 FROM replica_ctl.replica});
 is(on($port, 'SELECT 1'), '1', 'detach leaves it running');
+wait_for($primary, q{SELECT count(*) = 1 FROM pg_stat_replication WHERE state = 'streaming'});
+pass('and streaming, without a slot');
 is(sql('SELECT count(*) FROM pg_replication_slots'), '0', 'its slot is gone');
 
 # by host and port; one that has a slot
@@ -134,6 +136,10 @@ is(sql('SELECT count(*) FROM pg_replication_slots'), '1', 'its slot was not touc
 is(run('attach', 'a2', "options => '{\"host\": \"$host\", \"port\": $port}'"), 'succeeded', 'attach by host and port');
 is(fact('a2', 'slot'), 'by_hand', 'the slot that it uses was found');
 is(fact('a2', 'data_directory'), $path, 'and its directory');
+sql(q{SELECT replica_detach('a2')});
+wait_for($primary, q{SELECT count(*) = 0 FROM replica_ctl.replica});
+is(sql(q{SELECT active FROM pg_replication_slots WHERE slot_name = 'by_hand'}), 't', 'detach leaves it its own slot');
+is(run('attach', 'a2', "options => '{\"host\": \"$host\", \"port\": $port}'"), 'succeeded', 'attached again');
 dropped('a2', 'force => true');
 ok(!-e $path, 'a forced drop deletes it');
 is(sql('SELECT count(*) FROM pg_replication_slots'), '0', 'with its slot');

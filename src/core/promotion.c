@@ -373,13 +373,16 @@ promote_planned(RctlOp *op)
 		end_sessions(op);
 }
 
-/* Drops the replica's slot on whatever it follows. */
+/* Drops the replica's slot on whatever it follows, and what else was set for it. */
 static void
 drop_slot(RctlOp *op)
 {
-	const char *slot = rctl_map_get(op->replica->facts, "slot");
 	const char *upstream = rctl_map_get(op->replica->facts, "upstream");
+	const char *slot;
 
+	if (op->replica->provider->release)
+		op->replica->provider->release(op);
+	slot = rctl_map_get(op->replica->facts, "slot");
 	if (slot == NULL)
 		return;
 	if (upstream == NULL)

@@ -76,6 +76,7 @@ LOCAL_STEP(drop_unsync)
 LOCAL_STEP(drop_stop)
 LOCAL_STEP(drop_directory)
 LOCAL_STEP(drop_slot)
+LOCAL_STEP(release)
 LOCAL_STEP(repair_examine)
 LOCAL_STEP(repair_slot)
 LOCAL_STEP(repair_start)
@@ -175,6 +176,7 @@ const RctlProvider rctl_provider_local = {
 	.repair = repair_steps,
 	.cleanup = local_cleanup,
 	.start = local_start_server,
+	.release = local_release,
 	.connect = local_connect,
 	.conninfo = rctl_standby_conninfo,
 	.stopped = local_stopped,

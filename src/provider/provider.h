@@ -190,6 +190,13 @@ struct RctlProvider
 	void		(*start) (RctlOp *op, RctlReplica *replica);
 
 	/*
+	 * The replica leaves: it was promoted, or is detached.  Called before its
+	 * slot is dropped; takes back what else was set on this server for it,
+	 * and lets one that stays a standby go on without the slot.  May be NULL.
+	 */
+	void		(*release) (RctlOp *op);
+
+	/*
 	 * A connection to the replica for SQL, with rights to promote it, made in
 	 * CurrentMemoryContext.  Raises an error if it cannot be had.
 	 */

@@ -20,6 +20,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "common/file_perm.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -186,6 +187,8 @@ rctl_standby_preflight(RctlOp *op, RctlHost *host)
 	check_source(op, source);
 	check_slot_name(op, source);
 	check_space(op, host, source);
+	if (rctl_standby_wants_synchronous(op->replica->options))
+		rctl_standby_check_synchronous(op);
 	rctl_source_find_login(source);
 	rctl_source_check_login(source);
 	rctl_standby_reserve_port(op, host);
@@ -441,7 +444,7 @@ rctl_standby_copy(RctlOp *op, RctlHost *host)
 		rctl_source_release_slot(source, rctl_map_get(facts, "slot"));
 		foreach(cell, directories)
 			rctl_standby_claim_directory(op, host, lfirst(cell));
-		host->set_mode(host, directory, data_directory_mode);
+		host->set_mode(host, directory, pg_dir_create_mode);
 		run_copy(op, host, source);
 		/* The data directory's marker comes last: it says that all is there. */
 		for (int i = list_length(directories) - 1; i >= 0; i--)
@@ -597,12 +600,10 @@ never_connected(RctlOp *op, RctlHost *host)
 static void
 make_synchronous(RctlOp *op)
 {
-	const char *option = rctl_map_get(op->replica->options, "synchronous");
 	const char *name = rctl_map_get(op->replica->facts, "application_name");
 	RctlMap    *object;
-	bool		wanted = false;
 
-	if (option == NULL || !parse_bool(option, &wanted) || !wanted)
+	if (!rctl_standby_wants_synchronous(op->replica->options))
 		return;
 	object = rctl_map_make();
 	rctl_map_set(object, "name", name);

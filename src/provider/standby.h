@@ -20,7 +20,8 @@
  *	  directory), directory_existed, adopted (attached, not made here),
  *	  source_host, source_port, source_user (how it reaches what it follows),
  *	  login_host, login_port, login_user (how we reach it),
- *	  synchronous (its name was added to synchronous_standby_names)
+ *	  synchronous (its name was added to synchronous_standby_names),
+ *	  slot_found (the slot was there before it was attached)
  *
  *-------------------------------------------------------------------------
  */
@@ -69,12 +70,14 @@ extern void rctl_standby_drop_stop(RctlOp *op, RctlHost *host);
 extern void rctl_standby_drop_directory(RctlOp *op, RctlHost *host);
 extern void rctl_standby_drop_slot(RctlOp *op, RctlHost *host);
 
+/* RctlProvider.release */
+extern void rctl_standby_release(RctlOp *op, RctlHost *host);
+
 extern void rctl_standby_attach_inspect(RctlOp *op, RctlHost *host);
 extern void rctl_standby_attach_slot(RctlOp *op, RctlHost *host);
 
 /* RctlProvider.cleanup */
 extern void rctl_standby_cleanup(RctlOp *op, RctlHost *host, const RctlCleanup *record);
-extern void rctl_standby_reset_slot_name(RctlOp *op, RctlHost *host);
 
 /* Whether a replica that was made to the end is no standby any more. */
 extern bool rctl_standby_was_promoted(RctlOp *op, RctlHost *host);
@@ -169,6 +172,10 @@ extern PGconn *rctl_standby_connect(RctlOp *op, RctlHost *host, RctlReplica *rep
 /* RctlProvider.conninfo */
 extern char *rctl_standby_conninfo(const RctlReplica *replica, const RctlMap *mapping);
 
+/* The same, but returns NULL and a palloc'd reason instead of raising an error. */
+extern PGconn *rctl_standby_try_connect(RctlOp *op, RctlReplica *replica, long timeout_ms,
+										char **reason);
+
 /* ---- the place: standby_place.c ---- */
 
 /* RctlProvider.check_options, for both kinds */
@@ -222,6 +229,12 @@ extern void rctl_standby_write_replication(RctlOp *op, RctlHost *host, RctlSourc
 
 /* The option apply_delay in milliseconds; 0 without one. Raises an error if it is too long. */
 extern int64 rctl_standby_apply_delay(const RctlMap *options);
+
+/* The option synchronous. */
+extern bool rctl_standby_wants_synchronous(const RctlMap *options);
+
+/* Raises an error unless synchronous_standby_names can be changed. */
+extern void rctl_standby_check_synchronous(RctlOp *op);
 
 /* synchronous_standby_names of this server with a name added or taken out. */
 extern void rctl_standby_synchronous(RctlOp *op, const char *name, bool add);

@@ -570,6 +570,36 @@ spi_text(const char *sql)
 	return value ? value : pstrdup("");
 }
 
+bool
+rctl_standby_wants_synchronous(const RctlMap *options)
+{
+	const char *option = rctl_map_get(options, "synchronous");
+	bool		wanted = false;
+
+	return option && parse_bool(option, &wanted) && wanted;
+}
+
+/* It is set by ALTER SYSTEM, which some versions can forbid and the command line outranks. */
+void
+rctl_standby_check_synchronous(RctlOp *op)
+{
+	const char *allowed = GetConfigOption("allow_alter_system", true, false);
+	char	   *source = rctl_own_value(op,
+										"SELECT source FROM pg_catalog.pg_settings"
+										" WHERE name = 'synchronous_standby_names'", 0, NULL);
+
+	if (source && strcmp(source, "command line") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("synchronous_standby_names is set on the command line"),
+				 errhint("Set it in postgresql.conf instead, or leave out the option synchronous.")));
+	if (allowed && strcmp(allowed, "on") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("synchronous_standby_names cannot be changed, as allow_alter_system is off"),
+				 errhint("Leave out the option synchronous, and set it in postgresql.conf yourself.")));
+}
+
 #define NAMES_IN_FILES \
 	"SELECT setting FROM pg_catalog.pg_file_settings" \
 	" WHERE name = 'synchronous_standby_names' AND error IS NULL %s" \
@@ -586,12 +616,6 @@ rctl_standby_synchronous(RctlOp *op, const char *name, bool add)
 	rctl_op_begin(op);
 	/* One at a time: this reads, changes and writes a file. */
 	(void) spi_text("SELECT pg_catalog.pg_advisory_xact_lock('replica_ctl.replica'::pg_catalog.regclass::int, 1)");
-	if (strcmp(spi_text("SELECT source FROM pg_catalog.pg_settings WHERE name = 'synchronous_standby_names'"),
-			   "command line") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("synchronous_standby_names is set on the command line"),
-				 errhint("Set it in postgresql.conf instead, or leave out the option synchronous.")));
 	now = spi_text(psprintf(NAMES_IN_FILES, ""));
 	below = spi_text(psprintf(NAMES_IN_FILES, "AND sourcefile NOT LIKE '%/postgresql.auto.conf'"));
 	wanted = change_names(now, name, add);

@@ -250,6 +250,51 @@ rctl_standby_drop_slot(RctlOp *op, RctlHost *host)
 	rctl_map_set(facts, "slot", NULL);
 }
 
+static void
+reset_slot_name(PGconn *conn)
+{
+	rctl_pg_exec(conn, RCTL_STATEMENT_TIMEOUT, "ALTER SYSTEM RESET primary_slot_name", 0, NULL);
+	rctl_pg_exec(conn, RCTL_STATEMENT_TIMEOUT, "SELECT pg_catalog.pg_reload_conf()", 0, NULL);
+}
+
+/*
+ * A standby that names a slot that is gone does not stream.  So one that is
+ * detached is told to do without; one that had a slot of its own when it was
+ * attached keeps it.
+ */
+void
+rctl_standby_release(RctlOp *op, RctlHost *host)
+{
+	RctlMap    *facts = op->replica->facts;
+	const char *slot = rctl_map_get(facts, "slot");
+	PGconn	   *conn;
+	char	   *reason;
+	char	   *named;
+
+	rctl_standby_drop_unsync(op, host);
+	if (op->kind != RCTL_OP_DETACH || slot == NULL)
+		return;
+	if (is_true(facts, "slot_found"))
+	{
+		rctl_map_set(facts, "slot", NULL);
+		return;
+	}
+	conn = rctl_standby_try_connect(op, op->replica, 10000, &reason);
+	if (conn == NULL)
+	{
+		rctl_op_event(op, "warning", "slot_name_left", NULL,
+					  "Replica \"%s\" could not be reached; if it is to stream again, reset primary_slot_name there",
+					  op->replica->name);
+		return;
+	}
+	named = rctl_pg_value(conn, RCTL_STATEMENT_TIMEOUT,
+						  "SELECT current_setting('primary_slot_name')"
+						  " WHERE pg_catalog.pg_is_in_recovery()", 0, NULL);
+	if (named && strcmp(named, slot) == 0)
+		reset_slot_name(conn);
+	rctl_pg_close(conn);
+}
+
 /* ---------------------------------------------------------------------
  * Removal of what an operation made
  * ---------------------------------------------------------------------
@@ -275,7 +320,7 @@ rctl_standby_cleanup(RctlOp *op, RctlHost *host, const RctlCleanup *record)
 	else if (strcmp(record->type, "aside") == 0)
 		rctl_standby_restore_aside(host, path, rctl_map_get(object, "to"));
 	else if (strcmp(record->type, "slot_name") == 0)
-		rctl_standby_reset_slot_name(op, host);
+		reset_slot_name(rctl_standby_connect(op, host, op->replica, 10000));
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -398,7 +443,8 @@ ask_standby(RctlOp *op, RctlHost *host, PGconn *conn)
 						  " WHERE pg_catalog.pg_tablespace_location(oid) LIKE '/%'", 0, NULL);
 	for (int i = 0; i < rows->nrows; i++)
 		rctl_map_set(tablespaces, rctl_cell(rows, i, 0), rctl_cell(rows, i, 1));
-	rctl_map_set(facts, "tablespaces", rows->nrows > 0 ? rctl_map_to_json(tablespaces) : NULL);
+	if (rows->nrows > 0)
+		rctl_map_set_json(facts, "tablespaces", rctl_map_to_json(tablespaces));
 	if (rctl_map_get(op->replica->options, "host") == NULL)
 		rctl_standby_set_endpoint(facts);
 }
@@ -449,6 +495,7 @@ rctl_standby_attach_slot(RctlOp *op, RctlHost *host)
 					 errmsg("the standby uses replication slot \"%s\", not \"%s\"", used, slot),
 					 errhint("Leave out the option slot.")));
 		rctl_map_set(facts, "slot", used);
+		rctl_map_set(facts, "slot_found", "true");
 		return;
 	}
 	if (slot == NULL)
@@ -472,14 +519,5 @@ rctl_standby_attach_slot(RctlOp *op, RctlHost *host)
 	conn = rctl_standby_connect(op, host, op->replica, 10000);
 	rctl_pg_exec(conn, RCTL_STATEMENT_TIMEOUT,
 				 psprintf("ALTER SYSTEM SET primary_slot_name = %s", quote_literal_cstr(slot)), 0, NULL);
-	rctl_pg_exec(conn, RCTL_STATEMENT_TIMEOUT, "SELECT pg_catalog.pg_reload_conf()", 0, NULL);
-}
-
-void
-rctl_standby_reset_slot_name(RctlOp *op, RctlHost *host)
-{
-	PGconn	   *conn = rctl_standby_connect(op, host, op->replica, 10000);
-
-	rctl_pg_exec(conn, RCTL_STATEMENT_TIMEOUT, "ALTER SYSTEM RESET primary_slot_name", 0, NULL);
 	rctl_pg_exec(conn, RCTL_STATEMENT_TIMEOUT, "SELECT pg_catalog.pg_reload_conf()", 0, NULL);
 }

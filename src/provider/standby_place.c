@@ -436,7 +436,10 @@ rctl_standby_map_tablespaces(RctlOp *op, RctlHost *host, RctlSource *source)
 					 errmsg("tablespace_mapping names \"%s\", which is not the directory of a tablespace", location),
 					 errhint("SELECT spcname, pg_tablespace_location(oid) FROM pg_tablespace shows the directories.")));
 	}
-	rctl_map_set(facts, "tablespaces", targets->entries ? rctl_map_to_json(targets) : NULL);
+	if (targets->entries)
+		rctl_map_set_json(facts, "tablespaces", rctl_map_to_json(targets));
+	else
+		rctl_map_set(facts, "tablespaces", NULL);
 }
 
 /* ---------------------------------------------------------------------
@@ -487,8 +490,24 @@ rctl_standby_reserve_port(RctlOp *op, RctlHost *host)
  * ---------------------------------------------------------------------
  */
 
+/* The directory in which a replica's own would be made. */
 static void
-check_create(RctlHost *host, const RctlMap *options)
+check_root(RctlHost *host, const char *root)
+{
+	RctlPathInfo info;
+
+	host->inspect(host, root, &info);
+	if (info.kind == RCTL_PATH_MISSING ? !info.ancestor_writable : !info.writable)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("no replica can be made in \"%s\"", root),
+				 errdetail("User \"%s\" cannot write to \"%s\".", host->os_user, info.ancestor),
+				 errhint("Create the directory, owned by \"%s\", or choose another place with the option data_directory or the setting replica_ctl.local_directory.",
+						 host->os_user)));
+}
+
+static void
+check_create(RctlHost *host, const RctlMap *server_options, const RctlMap *options)
 {
 	const char *directory = rctl_map_get(options, "data_directory");
 	const char *port = rctl_map_get(options, "port");
@@ -508,6 +527,8 @@ check_create(RctlHost *host, const RctlMap *options)
 		canonicalize_path(path);
 		rctl_standby_check_directory(host, path, "data directory");
 	}
+	else
+		check_root(host, default_root(server_options));
 	if (addresses == NULL)
 		addresses = ListenAddresses;
 	if (addresses[0] == '\0' && sockets[0] == '\0')
@@ -550,7 +571,7 @@ rctl_standby_check_options(RctlHost *host, RctlOpKind kind, const char *replica,
 				 errmsg("replica \"%s\" cannot be its own upstream", replica),
 				 errhint("Leave out the option upstream to follow this server.")));
 	if (kind == RCTL_OP_CREATE)
-		check_create(host, options);
+		check_create(host, server_options, options);
 	else if (rctl_map_get(options, "data_directory") == NULL && rctl_map_get(options, "port") == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

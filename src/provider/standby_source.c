@@ -611,20 +611,25 @@ rctl_pass_file_content(RctlOp *op)
 	return line.data;
 }
 
+static void
+search_replica(Search *search, RctlOp *op, RctlReplica *replica, long timeout_ms)
+{
+	memset(search, 0, sizeof(*search));
+	search->op = op;
+	search->what = psprintf("replica \"%s\"", replica->name);
+	search->endpoints = replica_endpoints(replica);
+	search->roles = candidate_roles(op, rctl_map_get(replica->facts, "login_user"), false);
+	search->timeout_ms = timeout_ms;
+}
+
 PGconn *
 rctl_standby_connect(RctlOp *op, RctlHost *host, RctlReplica *replica, long timeout_ms)
 {
 	RctlMap    *facts = replica->facts;
+	Search		search;
 	PGconn	   *conn;
-	Search		search = {
-		.op = op,
-		.what = psprintf("replica \"%s\"", replica->name),
-		.replication = false,
-		.endpoints = replica_endpoints(replica),
-		.roles = candidate_roles(op, rctl_map_get(facts, "login_user"), false),
-		.timeout_ms = timeout_ms,
-	};
 
+	search_replica(&search, op, replica, timeout_ms);
 	conn = find_login(&search);
 	if (conn == NULL)
 		no_login(&search);
@@ -659,4 +664,16 @@ rctl_standby_conninfo(const RctlReplica *replica, const RctlMap *mapping)
 		user = rctl_map_get(replica->facts, "login_user");
 	params[2].value = user ? user : get_user_name(&error);
 	return rctl_conninfo(params);
+}
+
+PGconn *
+rctl_standby_try_connect(RctlOp *op, RctlReplica *replica, long timeout_ms, char **reason)
+{
+	Search		search;
+	PGconn	   *conn;
+
+	search_replica(&search, op, replica, timeout_ms);
+	conn = find_login(&search);
+	*reason = search.attempts.data;
+	return conn;
 }
