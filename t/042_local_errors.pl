@@ -175,6 +175,11 @@ my ($done, $total, $rate, $progress) = split /\|/,
 cmp_ok($done, '<', $total, 'bytes done are less than in total');
 cmp_ok($total, '>', 20_000_000, 'the total is about the size');
 cmp_ok($progress, '>', 0, 'there is progress');
+sql('CREATE DATABASE other');
+{
+	local $ENV{PGOPTIONS} = '-c statement_timeout=5s';
+	is($primary->safe_psql('postgres', 'DROP DATABASE other; SELECT 1'), '1', 'another database is dropped meanwhile');
+}
 sleep 1.5;
 cmp_ok(sql("SELECT bytes_done FROM replica_operations WHERE operation = $operation"), '>', $done, 'it goes on');
 is(sql("SELECT eta IS NOT NULL AND bytes_per_second > 0 FROM replica_operations WHERE operation = $operation"), 't', 'with rate and ETA');

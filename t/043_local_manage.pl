@@ -293,4 +293,13 @@ dropped('d1');
 pass('a drop of one whose directory is gone');
 no_orphans_ok($primary, 'nothing is left');
 
+# a cascaded one whose upstream does not run
+is(run('create', 'u1'), 'succeeded', 'an upstream');
+is(run('create', 'u2', q(options => '{"upstream": "u1"}')), 'succeeded', 'one that follows it');
+ctl('u1', '-m', 'fast', 'stop');
+dropped('u2', 'force => true');
+is(sql(q{SELECT count(*) FROM replica_ctl.event WHERE kind = 'slot_left'}), '1', 'a forced drop leaves the slot that it cannot reach, and says so');
+dropped('u1');
+no_orphans_ok($primary, 'nothing is left of these');
+
 done_testing();

@@ -110,6 +110,12 @@ struct RctlHost
 	int			(*server_pid) (RctlHost *host, const char *directory);
 
 	/*
+	 * A text that changes while the server of a data directory replays WAL;
+	 * NULL if that cannot be told.
+	 */
+	char	   *(*server_activity) (RctlHost *host, const char *directory);
+
+	/*
 	 * Starts the server of a data directory as a daemon that outlives this
 	 * server and the service manager's unit that this server may run in, and
 	 * waits until it accepts connections or has failed.  Its output is

@@ -408,6 +408,31 @@ local_server_pid(RctlHost *host, const char *directory)
 	return (int) pid;
 }
 
+/* The titles of its processes: the startup process names the segment that it replays. */
+static char *
+local_server_activity(RctlHost *host, const char *directory)
+{
+	int			pid = local_server_pid(host, directory);
+	char	   *children;
+	char	   *child;
+	StringInfoData titles;
+
+	if (pid == 0)
+		return NULL;
+	children = local_read_file(host, psprintf("/proc/%d/task/%d/children", pid, pid), 4096);
+	if (children == NULL)
+		return NULL;
+	initStringInfo(&titles);
+	while ((child = strsep(&children, " ")) != NULL)
+	{
+		char	   *title = child[0] ? local_read_file(host, psprintf("/proc/%s/cmdline", child), 1024) : NULL;
+
+		if (title)
+			appendStringInfo(&titles, "%s\n", title);
+	}
+	return titles.data;
+}
+
 /* ---------------------------------------------------------------------
  * Starting a daemon
  * ---------------------------------------------------------------------
@@ -755,6 +780,7 @@ rctl_host_local(RctlOp *op, const RctlMap *server_options)
 	host->remove_empty = local_remove_empty;
 	host->rename = local_rename;
 	host->server_pid = local_server_pid;
+	host->server_activity = local_server_activity;
 	host->start_server = local_start_server;
 	host->free_ports = local_free_ports;
 	return host;

@@ -21,6 +21,7 @@
 
 #include "access/xlog.h"
 #include "common/file_perm.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -35,6 +36,9 @@
 #define COPY_WALSENDERS 2
 
 #define COPY_TICK_MS 250
+
+/* A server that starts is asked what it does once in so many looks. */
+#define LOOKS_AT_ACTIVITY 50
 
 /* Looks at replication are frequent at first, when a small replica is done any moment. */
 #define CATCH_UP_FAST_MS 20
@@ -265,7 +269,11 @@ watch_copy(void *arg)
 		watch->total = Max(strtoull(rctl_cell(rows, 0, 2), NULL, 10), done);
 		watch->seen = true;
 		if (strncmp(phase, "waiting for checkpoint", 22) == 0)
+		{
+			/* A spread one takes its time, and there is nothing to see of it. */
 			phase = "waiting for checkpoint";
+			rctl_op_alive(watch->op);
+		}
 		else if (strncmp(phase, "estimating", 10) == 0)
 			phase = "estimating size";
 		else if (strncmp(phase, "streaming", 9) == 0)
@@ -467,12 +475,31 @@ rctl_standby_configure(RctlOp *op, RctlHost *host)
  * ---------------------------------------------------------------------
  */
 
+typedef struct StartWatch
+{
+	RctlOp	   *op;
+	RctlHost   *host;
+	const char *directory;
+	uint32		activity;		/* hash of what it did when we last looked */
+	int			looks;
+} StartWatch;
+
+/* A server that has much to replay before it accepts connections makes progress. */
 static void
 watch_start(void *arg)
 {
-	RctlOp	   *op = arg;
+	StartWatch *watch = arg;
+	char	   *activity;
+	uint32		hash;
 
-	rctl_op_progress(op, "starting", 0, 0);
+	rctl_op_progress(watch->op, "starting", 0, 0);
+	if (watch->looks++ % LOOKS_AT_ACTIVITY != 0)
+		return;
+	activity = watch->host->server_activity(watch->host, watch->directory);
+	hash = activity ? string_hash(activity, strlen(activity) + 1) : 0;
+	if (activity == NULL || hash != watch->activity)
+		rctl_op_alive(watch->op);
+	watch->activity = hash;
 }
 
 static void
@@ -510,6 +537,7 @@ rctl_standby_start(RctlOp *op, RctlHost *host)
 	RctlMap    *object = rctl_map_make();
 	RctlProcessResult *result;
 	char	   *warning;
+	StartWatch	watch = {.op = op, .host = host, .directory = directory};
 
 	rctl_map_set(object, "path", directory);
 	rctl_op_cleanup_add(op, "server", object, false);
@@ -519,7 +547,7 @@ rctl_standby_start(RctlOp *op, RctlHost *host)
 		check_port(op, host);
 	rctl_op_progress(op, "starting", 0, 0);
 	result = host->start_server(host, directory, RCTL_LOG_FILE, rctl_map_get(facts, "config_file"),
-								watch_start, op, &warning);
+								watch_start, &watch, &warning);
 	if (result)
 		start_failed(op, host, result);
 	if (warning)

@@ -222,17 +222,32 @@ rctl_standby_drop_directory(RctlOp *op, RctlHost *host)
 									  i == 0 && is_true(facts, "directory_existed"));
 }
 
-/* On this server, or on an upstream that may be gone: then its slots are too. */
+/*
+ * On this server, or on an upstream that may be gone: then its slots are too.
+ * give_up: one that cannot be reached keeps the slot, and an event says so.
+ */
 static void
-drop_slot(RctlOp *op, RctlHost *host, const char *name, const char *upstream)
+drop_slot(RctlOp *op, RctlHost *host, const char *name, const char *upstream, bool give_up)
 {
 	RctlSource	source = {.op = op, .host = host};
+	char	   *reason;
 
 	if (upstream)
 	{
 		source.upstream = rctl_op_replica(op, upstream);
 		if (source.upstream == NULL)
 			return;
+	}
+	if (upstream && give_up)
+	{
+		source.conn = rctl_standby_try_connect(op, source.upstream, 10000, &reason);
+		if (source.conn == NULL)
+		{
+			rctl_op_event(op, "warning", "slot_left", NULL,
+						  "Replication slot \"%s\" stays on replica \"%s\", which could not be reached",
+						  name, upstream);
+			return;
+		}
 	}
 	rctl_source_drop_slot(&source, name);
 }
@@ -246,7 +261,7 @@ rctl_standby_drop_slot(RctlOp *op, RctlHost *host)
 	if (slot == NULL)
 		return;
 	rctl_op_progress(op, "dropping the slot", 0, 0);
-	drop_slot(op, host, slot, rctl_map_get(facts, "upstream"));
+	drop_slot(op, host, slot, rctl_map_get(facts, "upstream"), is_true(op->arguments, "force"));
 	rctl_map_set(facts, "slot", NULL);
 }
 
@@ -308,7 +323,7 @@ rctl_standby_cleanup(RctlOp *op, RctlHost *host, const RctlCleanup *record)
 	const char *name = rctl_map_get(object, "name");
 
 	if (strcmp(record->type, "slot") == 0)
-		drop_slot(op, host, name, rctl_map_get(object, "upstream"));
+		drop_slot(op, host, name, rctl_map_get(object, "upstream"), false);
 	else if (strcmp(record->type, "server") == 0)
 		rctl_standby_stop_server(op, host, path);
 	else if (strcmp(record->type, "directory") == 0)
