@@ -13,7 +13,7 @@
 
 EXTENSION = replica_ctl
 MODULE_big = replica_ctl
-DATA = $(wildcard sql/replica_ctl--*.sql)
+DATA = $(wildcard sql/replica_ctl--*.sql) src/core/replica_ctl_rejoin.sh
 
 # RCTL_TEST=1 makes a test build: with the mock provider.  Never install it
 # where real replicas run.

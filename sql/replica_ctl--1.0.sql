@@ -158,6 +158,10 @@ CREATE FUNCTION @extschema@.replica_promote(replica name, mode text DEFAULT 'pla
 	RETURNS bigint AS 'MODULE_PATHNAME', 'rctl_sql_promote' LANGUAGE C STRICT VOLATILE;
 COMMENT ON FUNCTION @extschema@.replica_promote(name, text, interval, interval, text) IS 'makes a replica a primary of its own, planned (nothing is lost) or forced; returns the operation';
 
+CREATE FUNCTION @extschema@.replica_switchover(replica name, timeout interval DEFAULT '60s', drain interval DEFAULT '1s')
+	RETURNS bigint AS 'MODULE_PATHNAME', 'rctl_sql_switchover' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_switchover(name, interval, interval) IS 'promotes a replica and makes this server and the other replicas its standbys; returns the operation, which goes on there';
+
 CREATE FUNCTION @extschema@.replica_drill(replica name, timeout interval DEFAULT '60s', drain interval DEFAULT '1s')
 	RETURNS bigint AS 'MODULE_PATHNAME', 'rctl_sql_drill' LANGUAGE C STRICT VOLATILE;
 COMMENT ON FUNCTION @extschema@.replica_drill(name, interval, interval) IS 'rehearses a planned promotion: fences, waits for zero lag, lifts the fence, and records the times as an event; returns the operation';
@@ -338,6 +342,7 @@ REVOKE ALL ON FUNCTION
 	@extschema@.replica_drop(name, boolean),
 	@extschema@.replica_repair(name),
 	@extschema@.replica_promote(name, text, interval, interval, text),
+	@extschema@.replica_switchover(name, interval, interval),
 	@extschema@.replica_drill(name, interval, interval),
 	@extschema@.replica_wait(name, interval),
 	@extschema@.replica_operation_wait(bigint, interval),

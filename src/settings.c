@@ -25,6 +25,7 @@ char	   *rctl_local_directory = NULL;
 int			rctl_max_operations = 4;
 int			rctl_max_replicas = 200;
 int			rctl_progress_timeout = 300000;
+char	   *rctl_restart_command = NULL;
 int			rctl_sample_interval = 1000;
 int			rctl_slot_inactive_limit = 86400;
 int			rctl_slot_wal_limit = 0;
@@ -43,6 +44,23 @@ check_local_directory(char **newval, void **extra, GucSource source)
 	if (**newval != '\0' && !is_absolute_path(*newval))
 	{
 		GUC_check_errdetail("\"%s\" is not an absolute path.", *newval);
+		return false;
+	}
+	return true;
+}
+
+/* "" (pg_ctl), or a program by an absolute path, with arguments. */
+static bool
+check_restart_command(char **newval, void **extra, GucSource source)
+{
+	if (**newval != '\0' && !is_absolute_path(*newval))
+	{
+		GUC_check_errdetail("\"%s\" does not begin with an absolute path.", *newval);
+		return false;
+	}
+	if (strpbrk(*newval, "\n\r") != NULL)
+	{
+		GUC_check_errdetail("It has more than one line.");
 		return false;
 	}
 	return true;
@@ -88,6 +106,11 @@ rctl_settings_define(void)
 							"A step that makes progress may take as long as it needs. 0 turns this off.",
 							&rctl_progress_timeout, 300000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomStringVariable("replica_ctl.restart_command",
+							   "Program that starts this server again as a standby after a switchover.",
+							   "A path and arguments, separated by spaces; no shell. Empty means pg_ctl.",
+							   &rctl_restart_command, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, check_restart_command, NULL, NULL);
 	DefineCustomIntVariable("replica_ctl.sample_interval",
 							"Time between two samples of this server and its replicas.",
 							NULL, &rctl_sample_interval, 1000, 100, 3600000,

@@ -22,6 +22,7 @@ extern char *rctl_local_directory;	/* "" = <data_directory>_replicas */
 extern int	rctl_max_operations;
 extern int	rctl_max_replicas;	/* that are monitored */
 extern int	rctl_progress_timeout;	/* ms, 0 = none */
+extern char *rctl_restart_command;	/* "" = pg_ctl */
 extern int	rctl_sample_interval;	/* ms */
 extern int	rctl_slot_inactive_limit;	/* s, 0 = none */
 extern int	rctl_slot_wal_limit;	/* MB, 0 = none */

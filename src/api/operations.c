@@ -34,6 +34,7 @@ PG_FUNCTION_INFO_V1(rctl_sql_detach);
 PG_FUNCTION_INFO_V1(rctl_sql_drop);
 PG_FUNCTION_INFO_V1(rctl_sql_repair);
 PG_FUNCTION_INFO_V1(rctl_sql_promote);
+PG_FUNCTION_INFO_V1(rctl_sql_switchover);
 PG_FUNCTION_INFO_V1(rctl_sql_drill);
 PG_FUNCTION_INFO_V1(rctl_sql_cancel);
 PG_FUNCTION_INFO_V1(rctl_sql_claim);
@@ -296,12 +297,32 @@ rctl_sql_promote(PG_FUNCTION_ARGS)
 
 	require_choice("promotion mode", mode, modes);
 	require_choice("source_after", after, afters);
+	if (strcmp(mode, "forced") == 0 && strcmp(after, "standby") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("source_after \"standby\" needs a planned promotion"),
+				 errdetail("A forced promotion does not wait for what this server has and the replica lacks."),
+				 errhint("Leave out mode => 'forced', or source_after.")));
 	rctl_map_set(arguments, "mode", mode);
 	rctl_map_setf(arguments, "session", "%d", MyProcPid);
 	rctl_map_set(arguments, "timeout_ms", interval_ms(PG_GETARG_INTERVAL_P(2), "timeout"));
 	rctl_map_set(arguments, "drain_ms", interval_ms(PG_GETARG_INTERVAL_P(3), "drain"));
 	rctl_map_set(arguments, "source_after", after);
 	PG_RETURN_INT64(queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_PROMOTE, arguments, "promoting"));
+}
+
+/* A planned promotion after which the two servers have changed places. */
+Datum
+rctl_sql_switchover(PG_FUNCTION_ARGS)
+{
+	RctlMap    *arguments = rctl_map_make();
+
+	rctl_map_set(arguments, "mode", "planned");
+	rctl_map_setf(arguments, "session", "%d", MyProcPid);
+	rctl_map_set(arguments, "timeout_ms", interval_ms(PG_GETARG_INTERVAL_P(1), "timeout"));
+	rctl_map_set(arguments, "drain_ms", interval_ms(PG_GETARG_INTERVAL_P(2), "drain"));
+	rctl_map_set(arguments, "source_after", "standby");
+	PG_RETURN_INT64(queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_SWITCHOVER, arguments, "promoting"));
 }
 
 Datum

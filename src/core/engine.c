@@ -36,6 +36,7 @@
 #include "core/fault.h"
 #include "core/plan.h"
 #include "core/promotion.h"
+#include "core/rejoin.h"
 #include "core/store.h"
 #include "net/wait.h"
 #include "primary/fence.h"
@@ -374,8 +375,11 @@ settled_state(RctlOpRow *row)
 		case RCTL_OP_DROP:
 		case RCTL_OP_DETACH:
 			return NULL;
-		case RCTL_OP_PROMOTE:
 		case RCTL_OP_SWITCHOVER:
+			return "streaming";
+		case RCTL_OP_PROMOTE:
+			if (strcmp(row->op.step, RCTL_ARRIVE_STEP) == 0)
+				return "streaming";
 			return "promoted";
 		case RCTL_OP_DRILL:
 			break;
@@ -441,6 +445,8 @@ remove_object(RctlOp *op, const RctlCleanup *record)
 {
 	if (strcmp(record->type, RCTL_FENCE_RECORD) == 0)
 		(void) rctl_fence_lift(op->id);
+	else if (rctl_rejoin_is_record(record))
+		rctl_rejoin_undo(op, record);
 	else
 		op->replica->provider->cleanup(op, record);
 }

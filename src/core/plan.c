@@ -37,6 +37,16 @@ join_steps(const RctlStep *first, const RctlStep *second)
 	return plan;
 }
 
+static RctlPlan
+switchover_plan(const RctlProvider *provider)
+{
+	RctlPlan	none = {NULL, 0};
+
+	if (provider->connect == NULL || provider->rejoin == NULL)
+		return none;
+	return join_steps(rctl_switchover_steps, NULL);
+}
+
 RctlPlan
 rctl_plan(const RctlProvider *provider, RctlOpKind kind, const RctlMap *arguments)
 {
@@ -65,13 +75,15 @@ rctl_plan(const RctlProvider *provider, RctlOpKind kind, const RctlMap *argument
 				break;
 			if (strcmp(mode, "forced") == 0)
 				return join_steps(rctl_forced_promotion_steps, NULL);
+			if (arguments && strcmp(rctl_map_get_default(arguments, "source_after", ""), "standby") == 0)
+				return switchover_plan(provider);
 			return join_steps(rctl_planned_promotion_steps, NULL);
 		case RCTL_OP_DRILL:
 			if (provider->connect)
 				return join_steps(rctl_drill_steps, NULL);
 			break;
 		case RCTL_OP_SWITCHOVER:
-			break;
+			return switchover_plan(provider);
 	}
 	if (own == NULL)
 		return none;

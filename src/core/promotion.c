@@ -34,6 +34,7 @@
 
 #include "core/board.h"
 #include "core/promotion.h"
+#include "core/rejoin.h"
 #include "core/store.h"
 #include "net/pgconn.h"
 #include "net/wait.h"
@@ -57,8 +58,8 @@
  */
 
 /* The worker's connection to its operation's replica, in op->context. */
-static PGconn *
-replica_conn(RctlOp *op)
+PGconn *
+rctl_promotion_conn(RctlOp *op)
 {
 	static PGconn *conn = NULL;
 	static int64 operation = 0;
@@ -188,7 +189,7 @@ check(RctlOp *op)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this server is fenced"),
 				 errhint("Lift the fence with SELECT replica_unfence().")));
-	conn = replica_conn(op);
+	conn = rctl_promotion_conn(op);
 	if (!ask_bool(conn, "SELECT pg_is_in_recovery()"))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -213,7 +214,7 @@ check(RctlOp *op)
 static void
 warm(RctlOp *op)
 {
-	PGconn	   *conn = replica_conn(op);
+	PGconn	   *conn = rctl_promotion_conn(op);
 
 	for (;;)
 	{
@@ -246,7 +247,7 @@ fence(RctlOp *op)
 	};
 	XLogRecPtr	lsn;
 
-	(void) replica_conn(op);
+	(void) rctl_promotion_conn(op);
 	rctl_map_setf(object, "operation", INT64_FORMAT, op->id);
 	rctl_op_cleanup_add(op, RCTL_FENCE_RECORD, object, op->kind == RCTL_OP_DRILL);
 
@@ -260,7 +261,7 @@ fence(RctlOp *op)
 static void
 zero_lag(RctlOp *op)
 {
-	PGconn	   *conn = replica_conn(op);
+	PGconn	   *conn = rctl_promotion_conn(op);
 	XLogRecPtr	target = parse_lsn(rctl_map_get(op->state, "fence_lsn"));
 
 	while (ask_lsn(conn, "SELECT pg_last_wal_replay_lsn()") < target)
@@ -290,7 +291,7 @@ conn_of_promoted(RctlOp *op)
 {
 	if (op->attempt > 1 && op->replica->provider->start)
 		op->replica->provider->start(op, op->replica);
-	return replica_conn(op);
+	return rctl_promotion_conn(op);
 }
 
 static void
@@ -365,7 +366,7 @@ promote_planned(RctlOp *op)
 	PGconn	   *conn;
 
 	promote(op);
-	conn = replica_conn(op);
+	conn = rctl_promotion_conn(op);
 	rctl_fence_mark_promoted(op->id, op->replica->name, endpoint(op->replica),
 							 (TimeLineID) strtoul(ask_timeline(conn), NULL, 10),
 							 parse_lsn(rctl_map_get(op->state, "fence_lsn")));
@@ -442,7 +443,7 @@ after(RctlOp *op)
 static void
 take_receipt(RctlOp *op)
 {
-	PGconn	   *conn = replica_conn(op);
+	PGconn	   *conn = rctl_promotion_conn(op);
 	XLogRecPtr	ours;
 	XLogRecPtr	theirs;
 
@@ -484,6 +485,27 @@ const RctlStep rctl_planned_promotion_steps[] = {
 	{"verify", verify, "check its timeline and position", true},
 	{"unlink", unlink_promoted, "drop its slot and write the event", true},
 	{"after", after, "leave this server as was asked: read_only, read_write or standby", true},
+	{0}
+};
+
+/*
+ * As before, with the replicas behind the promoted one before writes stop.
+ * From "arrive" on it is the promoted server that works on it (takeover.c).
+ */
+const RctlStep rctl_switchover_steps[] = {
+	{"check", check, "check that the replica can take over"},
+	{"rejoin_check", rctl_rejoin_check, "check that this server can become a standby of it"},
+	{"warm", warm, "connect, and wait until little is left to replay"},
+	{"prepare", rctl_rejoin_prepare, "make the slots that will be needed on the replica"},
+	{"siblings", rctl_rejoin_siblings, "let the other replicas follow it"},
+	{"fence", fence, "stop writes here", .once = true},
+	{"zero_lag", zero_lag, "wait until the replica has replayed everything", .once = true},
+	{"promote", promote_planned, "promote the replica and point clients to it", true},
+	{"verify", verify, "check its timeline and position", true},
+	{"siblings_verify", rctl_rejoin_siblings_verify, "check that the other replicas are on its timeline", true},
+	{"unlink", unlink_promoted, "drop its slot and write the event", true},
+	{"demote", rctl_rejoin_demote, "restart this server as a standby", true},
+	{RCTL_ARRIVE_STEP, rctl_rejoin_arrive, "on the new primary: wait until the old one streams", true},
 	{0}
 };
 

@@ -16,7 +16,11 @@
 
 extern const RctlStep rctl_planned_promotion_steps[];
 extern const RctlStep rctl_forced_promotion_steps[];
+extern const RctlStep rctl_switchover_steps[];	/* with those of rejoin.h */
 extern const RctlStep rctl_drill_steps[];
 extern const RctlStep rctl_detach_steps[];
+
+/* The worker's connection to its operation's replica; lives as long as the worker works on it. */
+extern PGconn *rctl_promotion_conn(RctlOp *op);
 
 #endif							/* REPLICA_CTL_CORE_PROMOTION_H */

@@ -29,6 +29,7 @@
 
 #include "core/board.h"
 #include "core/identity.h"
+#include "core/rejoin.h"
 #include "core/store.h"
 
 #define MAX_ARGS 16
@@ -319,6 +320,8 @@ rctl_store_claim(void)
 	return count;
 }
 
+static RctlReplica *read_replica(uint64 row, int first);
+
 /* ---------------------------------------------------------------------
  * Launcher
  * ---------------------------------------------------------------------
@@ -390,6 +393,101 @@ rctl_store_park_foreign(void)
 			   ARGS(me->system_identifier, me->timeline, me->home));
 }
 
+List *
+rctl_store_promotions(const char *slot)
+{
+	const RctlIdentity *me = rctl_identity();
+	List	   *promotions = NIL;
+	uint64		rows;
+
+	rows = run("SELECT r.replica_id, r.name, r.server, r.state, r.options, r.facts, r.timeline_id, r.home,"
+			   "  o.operation_id, coalesce(o.state, 'queued'), o.arguments, o.scratch, o.requested_by"
+			   " FROM replica_ctl.replica r LEFT JOIN replica_ctl.operation o ON o.replica_id = r.replica_id"
+			   "  AND o.state IN ('queued', 'running') AND o.kind IN ('promote', 'switchover')"
+			   " WHERE r.system_identifier = $1 AND r.timeline_id < $2::int AND r.facts->>'slot' = $3"
+			   " ORDER BY r.replica_id",
+			   ARGS(me->system_identifier, me->timeline, slot));
+	for (uint64 i = 0; i < rows; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(result_context);
+		RctlPromotion *promotion = palloc0(sizeof(RctlPromotion));
+
+		promotion->self = read_replica(i, 1);
+		promotion->owner_timeline = get(i, 7);
+		promotion->owner_home = get(i, 8);
+		promotion->operation = get_int64(i, 9);
+		promotion->state = rctl_op_state_parse(get(i, 10));
+		promotion->arguments = get_map(i, 11, "arguments");
+		promotion->scratch = get_map(i, 12, "scratch");
+		promotion->requested_by = get(i, 13);
+		promotions = lappend(promotions, promotion);
+		MemoryContextSwitchTo(old);
+	}
+	return promotions;
+}
+
+/* The operation is this server's now, and there is nothing left of it that could be undone. */
+static void
+own_operation(const RctlPromotion *promotion, RctlOpState state)
+{
+	const RctlIdentity *me = rctl_identity();
+	char	   *id = id_text(promotion->operation);
+
+	run("UPDATE replica_ctl.operation SET state = $2, system_identifier = $3, timeline_id = $4::int, home = $5,"
+		"  undoing = false, no_return = true, cancel_requested = false, attempt = 0, not_before = '-infinity',"
+		"  sqlstate = NULL, message = NULL, detail = NULL, hint = NULL,"
+		"  finished_at = CASE $2 WHEN 'succeeded' THEN clock_timestamp() END"
+		" WHERE operation_id = $1::bigint",
+		ARGS(id, rctl_op_state_name(state), me->system_identifier, me->timeline, me->home));
+	run("DELETE FROM replica_ctl.cleanup WHERE operation_id = $1::bigint", ARGS(id));
+	run("UPDATE replica_ctl.operation_step SET ended_at = clock_timestamp(), outcome = 'done'"
+		" WHERE operation_id = $1::bigint AND ended_at IS NULL", ARGS(id));
+}
+
+/* The operation's state when it is being worked on. */
+static RctlOpState
+started(const RctlPromotion *promotion)
+{
+	return rctl_op_next(promotion->state, RCTL_EVENT_START);
+}
+
+void
+rctl_store_stand_alone(const RctlPromotion *promotion)
+{
+	const RctlIdentity *me = rctl_identity();
+
+	if (promotion->operation != 0)
+		own_operation(promotion, rctl_op_next(started(promotion), RCTL_EVENT_FINISH));
+	run("UPDATE replica_ctl.replica SET state = 'promoted', since = clock_timestamp(), message = NULL,"
+		"  system_identifier = $2, timeline_id = $3::int, home = $4"
+		" WHERE replica_id = $1::bigint",
+		ARGS(id_text(promotion->self->id), me->system_identifier, me->timeline, me->home));
+}
+
+void
+rctl_store_take_over(const RctlPromotion *promotion, const char *owner_name, const char *owner_facts)
+{
+	const RctlIdentity *me = rctl_identity();
+	const RctlReplica *self = promotion->self;
+
+	run("DELETE FROM replica_ctl.replica WHERE replica_id = $1::bigint", ARGS(id_text(self->id)));
+	run("UPDATE replica_ctl.replica SET system_identifier = $1, timeline_id = $2::int, home = $3,"
+		"  facts = CASE facts->>'upstream' WHEN $6 THEN facts - 'upstream' ELSE facts END"
+		" WHERE system_identifier = $1 AND timeline_id = $4::int AND home = $5",
+		ARGS(me->system_identifier, me->timeline, me->home,
+			 promotion->owner_timeline, promotion->owner_home, self->name));
+	run("INSERT INTO replica_ctl.replica (name, server, state, options, facts, created_by,"
+		"  system_identifier, timeline_id, home)"
+		" VALUES ($1::name, $2::name, 'streaming', '{}', $3::jsonb, $4::name, $5, $6::int, $7)"
+		" RETURNING replica_id",
+		ARGS(owner_name, self->server, owner_facts, promotion->requested_by,
+			 me->system_identifier, me->timeline, me->home));
+	run("UPDATE replica_ctl.operation SET replica_id = $2::bigint, previous_state = 'streaming', step = $3"
+		" WHERE operation_id = $1::bigint",
+		ARGS(id_text(promotion->operation), get(0, 1), RCTL_ARRIVE_STEP));
+	own_operation(promotion, rctl_op_next(started(promotion), RCTL_EVENT_RETRY));
+}
+
 void
 rctl_store_park(int64 operation, const RctlError *error)
 {
@@ -448,6 +546,111 @@ rctl_store_replica(const char *name)
 	replica = read_replica(0, 1);
 	resolve_server(replica);
 	return replica;
+}
+
+/* Replicas (with providers) by a condition on their rows. */
+static List *
+read_replicas(const char *condition, const char *const *args, int nargs)
+{
+	uint64		rows = run(psprintf("SELECT %s FROM replica_ctl.replica WHERE %s ORDER BY replica_id",
+									replica_columns, condition), args, nargs);
+	List	   *replicas = NIL;
+	ListCell   *lc;
+
+	for (uint64 i = 0; i < rows; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(result_context);
+
+		replicas = lappend(replicas, read_replica(i, 1));
+		MemoryContextSwitchTo(old);
+	}
+	foreach(lc, replicas)
+		resolve_server(lfirst(lc));
+	return replicas;
+}
+
+List *
+rctl_store_siblings(int64 except_replica)
+{
+	const RctlIdentity *me = rctl_identity();
+
+	return read_replicas(OWNED " AND state = 'streaming' AND facts->>'upstream' IS NULL"
+						 " AND replica_id <> $4::bigint",
+						 ARGS(me->system_identifier, me->timeline, me->home, id_text(except_replica)));
+}
+
+int64
+rctl_store_any_unfinished(int64 except_operation)
+{
+	const RctlIdentity *me = rctl_identity();
+
+	if (run("SELECT min(operation_id) FROM replica_ctl.operation WHERE " OWNED
+			" AND state IN ('queued', 'running') AND operation_id <> $4::bigint",
+			ARGS(me->system_identifier, me->timeline, me->home, id_text(except_operation))) == 0)
+		return 0;
+	return get_int64(0, 1);
+}
+
+char *
+rctl_store_free_name(const char *wanted, int64 except_replica)
+{
+	run("SELECT name FROM (SELECT 1 AS n, $1::name AS name UNION ALL"
+		"  SELECT n, (left($1, 58) || '_' || n)::name FROM generate_series(2, 1000) n) c"
+		" WHERE NOT EXISTS (SELECT FROM replica_ctl.replica r WHERE r.name = c.name AND replica_id <> $2::bigint)"
+		" ORDER BY n LIMIT 1",
+		ARGS(wanted, id_text(except_replica)));
+	return get(0, 1);
+}
+
+bool
+rctl_store_streams(const char *application_name)
+{
+	return run("SELECT FROM pg_catalog.pg_stat_replication WHERE application_name = $1 AND state = 'streaming'",
+			   ARGS(application_name)) > 0;
+}
+
+/* "{a,b}" of a fact of the replicas, for = ANY. */
+static char *
+fact_array(List *replicas, const char *fact)
+{
+	StringInfoData array;
+	ListCell   *lc;
+
+	initStringInfo(&array);
+	appendStringInfoChar(&array, '{');
+	foreach(lc, replicas)
+	{
+		const char *value = rctl_map_get_default(((RctlReplica *) lfirst(lc))->facts, fact, "");
+
+		appendStringInfo(&array, "%s\"", array.len > 1 ? "," : "");
+		for (; *value; value++)
+		{
+			if (*value == '"' || *value == '\\')
+				appendStringInfoChar(&array, '\\');
+			appendStringInfoChar(&array, *value);
+		}
+		appendStringInfoChar(&array, '"');
+	}
+	appendStringInfoChar(&array, '}');
+	return array.data;
+}
+
+int
+rctl_store_synchronous_without(List *replicas)
+{
+	run("SELECT count(*) FROM pg_catalog.pg_stat_replication"
+		" WHERE sync_state <> 'async' AND application_name <> ALL ($1::text[])",
+		ARGS(fact_array(replicas, "application_name")));
+	return (int) get_int64(0, 1);
+}
+
+char *
+rctl_store_foreign_slots(const RctlReplica *replica, List *others)
+{
+	run("SELECT string_agg(quote_ident(slot_name), ', ' ORDER BY slot_name) FROM pg_catalog.pg_replication_slots"
+		" WHERE NOT temporary AND slot_name <> ALL ($1::text[]) AND NOT starts_with(slot_name, 'replica_ctl_')",
+		ARGS(fact_array(lappend(list_copy(others), (void *) replica), "slot")));
+	return get(0, 1);
 }
 
 void

@@ -124,6 +124,35 @@ extern int	rctl_store_park_foreign(void);
 /* Parks one operation that cannot even be loaded. */
 extern void rctl_store_park(int64 operation, const RctlError *error);
 
+/*
+ * A replica of another server's registry that may be this server (takeover.c),
+ * and the unfinished operation by which it was to be promoted.
+ */
+typedef struct RctlPromotion
+{
+	RctlReplica *self;			/* without a provider */
+	char	   *owner_timeline;
+	char	   *owner_home;
+	int64		operation;		/* 0: none, and the rest is empty */
+	RctlOpState state;
+	RctlMap    *arguments;
+	RctlMap    *scratch;
+	char	   *requested_by;
+} RctlPromotion;
+
+/* RctlPromotion *: rows with this slot, of this system on an earlier timeline. */
+extern List *rctl_store_promotions(const char *slot);
+
+/* It was promoted and is on its own: its operation, if any, has succeeded. */
+extern void rctl_store_stand_alone(const RctlPromotion *promotion);
+
+/*
+ * The other replicas of the row's owner are this server's; the row itself
+ * goes, and the owner becomes a replica with this name and these facts.  The
+ * operation goes on at the step that waits for it.
+ */
+extern void rctl_store_take_over(const RctlPromotion *promotion, const char *owner_name, const char *owner_facts);
+
 /* ---- monitor ---- */
 
 typedef struct RctlMonitored
@@ -172,6 +201,24 @@ extern List *rctl_store_cleanups(RctlOpRow *row, const char *type, bool only_alw
 extern void rctl_store_cleanup_forget(int64 cleanup_id);
 
 extern RctlReplica *rctl_store_replica(const char *name);
+
+/* RctlReplica *: those that follow this server directly and have been made, but for one. */
+extern List *rctl_store_siblings(int64 except_replica);
+
+/* An unfinished operation other than this one; 0 if there is none. */
+extern int64 rctl_store_any_unfinished(int64 except_operation);
+
+/* A name that no replica but this one has: the wanted one, or one made of it. */
+extern char *rctl_store_free_name(const char *wanted, int64 except_replica);
+
+/* Whether a standby of this application_name streams from here. */
+extern bool rctl_store_streams(const char *application_name);
+
+/* How many synchronous standbys are connected here that are none of these replicas. */
+extern int	rctl_store_synchronous_without(List *replicas);
+
+/* Slots here that are not of these replicas or ours, as a list for messages; NULL if there are none. */
+extern char *rctl_store_foreign_slots(const RctlReplica *replica, List *others);
 
 /* Until the end of the transaction nobody else who asks for this lock may take a fact. */
 extern void rctl_store_lock_facts(void);

@@ -161,6 +161,18 @@ local_stopped(const RctlReplica *replica)
 	return directory != NULL && host->server_pid(host, directory) == 0;
 }
 
+static void
+local_follow(RctlOp *op, RctlReplica *replica, RctlReplica *upstream)
+{
+	rctl_standby_follow(op, rctl_host_local(op, op->server_options), replica, upstream);
+}
+
+static void
+local_rejoin(RctlOp *op, RctlReplica *primary, RctlReplica *self, const char *pass_file, RctlRejoin *rejoin)
+{
+	rctl_standby_rejoin(op, rctl_host_local(op, op->server_options), primary, self, pass_file, rejoin);
+}
+
 const RctlProvider rctl_provider_local = {
 	.name = "local",
 	.wrapper = "replica_local",
@@ -180,4 +192,6 @@ const RctlProvider rctl_provider_local = {
 	.connect = local_connect,
 	.conninfo = rctl_standby_conninfo,
 	.stopped = local_stopped,
+	.follow = local_follow,
+	.rejoin = local_rejoin,
 };

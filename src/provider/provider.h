@@ -149,6 +149,14 @@ typedef struct RctlOptionDef
 	const char *const *choices;
 } RctlOptionDef;
 
+/* How this server will follow one of its replicas once that is the primary. */
+typedef struct RctlRejoin
+{
+	char	   *primary_conninfo;	/* for streaming; names pass_file if there is one */
+	char	   *rewind_conninfo;	/* for pg_rewind; likewise */
+	char	   *pass_file_content;	/* or NULL; never log it */
+} RctlRejoin;
+
 struct RctlProvider
 {
 	const char *name;			/* 'local' */
@@ -210,6 +218,22 @@ struct RctlProvider
 	 */
 	char	   *(*conninfo) (const RctlReplica *replica, const RctlMap *mapping);
 	bool		(*stopped) (const RctlReplica *replica);
+
+	/*
+	 * Both, or neither where the provider has no switchover.
+	 *
+	 * follow: tells a running replica (which is not op's) to follow another
+	 * one, through the slot of its own name there, or with upstream NULL this
+	 * server again.  Does not wait until it does.
+	 *
+	 * rejoin: finds out how this server can follow the replica "primary", by
+	 * logging in there, and fills in the facts of "self": this server as a
+	 * replica, called self->name.  pass_file: where the caller will write the
+	 * password file.  Changes nothing.
+	 */
+	void		(*follow) (RctlOp *op, RctlReplica *replica, RctlReplica *upstream);
+	void		(*rejoin) (RctlOp *op, RctlReplica *primary, RctlReplica *self,
+						   const char *pass_file, RctlRejoin *rejoin);
 };
 
 /* provider.c: the registry */

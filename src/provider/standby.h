@@ -12,6 +12,7 @@
  *	  standby_place.c	names, directories, ports: where a replica is put
  *	  standby_manage.c	drop, attach, and the removal of what was made
  *	  standby_repair.c	repair
+ *	  standby_follow.c	follow another server; this server as a replica
  *
  * Facts, durable (see also provider.h):
  *	  data_directory, bindir, config_file (if outside), log_file, port, host,
@@ -101,6 +102,13 @@ extern void rctl_standby_repair_discard(RctlOp *op, RctlHost *host);
 
 /* Moves a directory back to its place. */
 extern void rctl_standby_restore_aside(RctlHost *host, const char *path, const char *aside);
+
+/* ---- another source: standby_follow.c ---- */
+
+/* RctlProvider.follow and RctlProvider.rejoin */
+extern void rctl_standby_follow(RctlOp *op, RctlHost *host, RctlReplica *replica, RctlReplica *upstream);
+extern void rctl_standby_rejoin(RctlOp *op, RctlHost *host, RctlReplica *primary, RctlReplica *self,
+								const char *pass_file, RctlRejoin *rejoin);
 
 /* ---- what it follows, and logins: standby_source.c ---- */
 

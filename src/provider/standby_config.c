@@ -18,12 +18,11 @@
 
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "nodes/parsenodes.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "primary/config.h"
 #include "provider/standby.h"
 
 #define CONFIG_FILE_MAX (4 * 1024 * 1024)
@@ -536,27 +535,6 @@ change_names(const char *value, const char *name, bool add)
 	}
 }
 
-/* ALTER SYSTEM SET or, with value NULL, RESET; it is not allowed as a statement in SPI. */
-static void
-alter_system(const char *name, char *value)
-{
-	AlterSystemStmt *stmt = makeNode(AlterSystemStmt);
-
-	stmt->setstmt = makeNode(VariableSetStmt);
-	stmt->setstmt->name = pstrdup(name);
-	stmt->setstmt->kind = value ? VAR_SET_VALUE : VAR_RESET;
-	if (value)
-	{
-		A_Const    *constant = makeNode(A_Const);
-
-		constant->val.sval.type = T_String;
-		constant->val.sval.sval = value;
-		constant->location = -1;
-		stmt->setstmt->args = list_make1(constant);
-	}
-	AlterSystemSetConfigFile(stmt);
-}
-
 /* The first column of the first row, in the open transaction; "" if there is none. */
 static char *
 spi_text(const char *sql)
@@ -621,7 +599,7 @@ rctl_standby_synchronous(RctlOp *op, const char *name, bool add)
 	wanted = change_names(now, name, add);
 	if (strcmp(wanted, now) != 0)
 	{
-		alter_system("synchronous_standby_names", strcmp(wanted, below) == 0 ? NULL : wanted);
+		rctl_alter_system("synchronous_standby_names", strcmp(wanted, below) == 0 ? NULL : wanted);
 		(void) spi_text("SELECT pg_catalog.pg_reload_conf()");
 	}
 	rctl_op_commit(op);

@@ -23,6 +23,7 @@
 
 #include "core/board.h"
 #include "core/store.h"
+#include "core/takeover.h"
 #include "net/wait.h"
 #include "settings.h"
 #include "worker/worker.h"
@@ -114,8 +115,10 @@ launch_due(void)
 	{
 		if (!parked)
 		{
-			int			count = rctl_store_park_foreign();
+			int			count;
 
+			rctl_takeover();
+			count = rctl_store_park_foreign();
 			if (count > 0)
 				ereport(LOG,
 						(errmsg("%d replica_ctl operations of another server need attention", count),
