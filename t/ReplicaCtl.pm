@@ -43,6 +43,10 @@ our @EXPORT = qw(
   crash
   debian_cluster
   test_build
+  server_of
+  ask
+  wait_ask
+  switch_to
 );
 
 my @primaries;
@@ -289,6 +293,60 @@ sub restart_pid
 	wait_until(sub { !kill 0, $pid }, "the end of process $pid");
 	wait_for($node, 'SELECT true');
 	return;
+}
+
+# Servers that change roles are asked by where they are, whatever they are:
+# { name, host, port, dir } of a replica, or of a node.
+sub server_of
+{
+	my ($node, $name) = @_;
+
+	return { name => $name, host => $node->host, port => $node->port, dir => $node->data_dir }
+	  if $name eq 'main';
+	my ($host, $port, $dir) = split /\|/, $node->safe_psql('postgres', qq{
+		SELECT coalesce(nullif(split_part(facts->>'socket_directories', ',', 1), ''), facts->>'host'),
+			facts->>'port', facts->>'data_directory'
+		FROM replica_ctl.replica WHERE name = '$name'});
+	return { name => $name, host => $host, port => $port, dir => $dir };
+}
+
+# What psql prints, or what it complains about after "ERROR".
+sub ask
+{
+	my ($server, $sql) = @_;
+	my ($out, $err) = ('', '');
+
+	IPC::Run::run(
+		[ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-h', $server->{host}, '-p', $server->{port},
+			'-d', 'postgres', '-f', '-' ],
+		'<', \$sql, '>', \$out, '2>', \$err);
+	chomp($out, $err);
+	return $? == 0 ? $out : "ERROR $err";
+}
+
+# Until the query returns "t" there; errors count as false.
+sub wait_ask
+{
+	my ($server, $sql, $timeout) = @_;
+	my $last = '';
+
+	eval { wait_until(sub { ($last = ask($server, $sql)) eq 't' }, $sql, $timeout // 60) };
+	croak "$@ last result from $server->{name}: $last" if $last ne 't';
+	return 1;
+}
+
+# replica_switchover(replica) on one server, and a wait on the other until the
+# operation has ended there.  Returns its final state and the operation.
+sub switch_to
+{
+	my ($from, $to, $call) = @_;
+	my $operation = ask($from, $call // "SELECT replica_switchover('$to->{name}')");
+
+	croak "switchover: $operation" if $operation !~ /^\d+$/;
+	wait_ask($to, qq{SELECT NOT pg_is_in_recovery()});
+	wait_ask($to, qq{SELECT state NOT IN ('queued', 'running') FROM replica_operations WHERE operation = $operation}, 90);
+	my $state = ask($to, qq{SELECT state FROM replica_operations WHERE operation = $operation});
+	return wantarray ? ($state, $operation) : $state;
 }
 
 # A primary as Debian's pg_createcluster lays it out: configuration in a

@@ -648,16 +648,16 @@ static char *
 read_failure(void)
 {
 	FILE	   *file = AllocateFile(work_path("failed"), PG_BINARY_R);
-	char		text[1024];
+	char		buffer[1024];
 	size_t		length;
 
 	if (file == NULL)
 		return NULL;
-	length = fread(text, 1, sizeof(text), file);
+	length = fread(buffer, 1, sizeof(buffer), file);
 	FreeFile(file);
-	while (length > 0 && text[length - 1] == '\n')
+	while (length > 0 && buffer[length - 1] == '\n')
 		length--;
-	return rctl_valid_text(text, length);
+	return rctl_valid_text(buffer, length);
 }
 
 static void
@@ -669,7 +669,10 @@ start_program(void)
 	RctlProcessSpec spec = {.argv = argv, .daemon = true, .output_file = work_path("rejoin.log")};
 	TimestampTz start;
 
-	/* It is nobody's at once: it ends this process soon, and must not end with it. */
+	/*
+	 * It is nobody's at once: it ends this process soon, and must not end
+	 * with it.
+	 */
 	rctl_process_release(rctl_process_start(&spec));
 	start = GetCurrentTimestamp();
 	while (!program_runs() && !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), START_TIMEOUT_MS))
@@ -770,7 +773,10 @@ rctl_rejoin_undo(RctlOp *op, const RctlCleanup *record)
 	{
 		RctlReplica *sibling = rctl_op_replica(op, rctl_map_get(record->object, "replica"));
 
-		/* One that could not be told was not moved; of one that is not noted we do not know. */
+		/*
+		 * One that could not be told was not moved; of one that is not noted
+		 * we do not know.
+		 */
 		if (sibling && sibling->provider->follow &&
 			strcmp(rctl_map_get_default(op->state, sibling_key(sibling), "moved"), "moved") == 0)
 			sibling->provider->follow(op, sibling, NULL);

@@ -152,7 +152,8 @@ typedef struct RctlOptionDef
 /* How this server will follow one of its replicas once that is the primary. */
 typedef struct RctlRejoin
 {
-	char	   *primary_conninfo;	/* for streaming; names pass_file if there is one */
+	char	   *primary_conninfo;	/* for streaming; names pass_file if there
+									 * is one */
 	char	   *rewind_conninfo;	/* for pg_rewind; likewise */
 	char	   *pass_file_content;	/* or NULL; never log it */
 } RctlRejoin;

@@ -119,7 +119,10 @@ rctl_standby_rejoin(RctlOp *op, RctlHost *host, RctlReplica *primary, RctlReplic
 
 	describe_self(op, host, self);
 
-	/* Leaves what worked in the facts source_* of self, and login_* of primary. */
+	/*
+	 * Leaves what worked in the facts source_* of self, and login_* of
+	 * primary.
+	 */
 	rctl_source_find_login(&source);
 	rctl_pg_close(rctl_standby_connect(view, host, primary, LOGIN_TIMEOUT));
 
