@@ -199,7 +199,8 @@ rctl_fence_shmem_init(void)
 		pg_atomic_init_u32(&slot->committing, 0);
 		pg_atomic_init_u32(&slot->held, 0);
 		pg_atomic_init_u32(&slot->exempt, 0);
-		pg_atomic_init_u32(&slot->must_restart, 0);
+		pg_atomic_init_u32(&slot->apply_worker, 0);
+		pg_atomic_init_u32(&slot->two_phase, 0);
 	}
 	load();
 }
@@ -217,11 +218,21 @@ rctl_fence_my_slot(void)
 	return &rctl_fence_shared->slots[rctl_my_proc_index()];
 }
 
+/* A fence that was found at start may be void, see rctl_fence_verify(). */
+static void
+verify_if_found(void)
+{
+	if (pg_atomic_read_u32(&rctl_fence_shared->unverified) && !RecoveryInProgress())
+		rctl_fence_verify();
+}
+
 bool
 rctl_fence_is_up(void)
 {
-	return rctl_fence_shared != NULL &&
-		FENCE_PHASE(pg_atomic_read_u32(&rctl_fence_shared->word)) >= RCTL_FENCE_UP;
+	if (rctl_fence_shared == NULL)
+		return false;
+	verify_if_found();
+	return FENCE_PHASE(pg_atomic_read_u32(&rctl_fence_shared->word)) >= RCTL_FENCE_UP;
 }
 
 void
@@ -230,6 +241,7 @@ rctl_fence_get(RctlFenceState *state)
 	memset(state, 0, sizeof(*state));
 	if (rctl_fence_shared == NULL)
 		return;
+	verify_if_found();
 	LWLockAcquire(fence_lock, LW_SHARED);
 	*state = rctl_fence_shared->state;
 	state->phase = FENCE_PHASE(pg_atomic_read_u32(&rctl_fence_shared->word));
@@ -499,22 +511,22 @@ wait_for_commits(TimestampTz deadline)
 }
 
 /*
- * COMMIT PREPARED that a subscription's apply worker has received does not
- * pass any hook before it is done.  Such a worker is asked to restart, and
- * waits at its first transaction for the fence to be lifted.
+ * Asks workers of subscriptions to restart, which wait then at their first
+ * transaction, before they connect to the publisher, for the fence to be
+ * lifted (fence_hooks.c).
  */
 static void
-stop_apply_workers(TimestampTz deadline)
+stop_apply_workers(bool two_phase_only, TimestampTz deadline)
 {
 	for (int i = 0; i < rctl_fence_shared->nslots; i++)
 	{
-		pg_atomic_uint32 *must_restart = &rctl_fence_shared->slots[i].must_restart;
-		uint32		pid = pg_atomic_read_u32(must_restart);
+		FenceSlot  *slot = &rctl_fence_shared->slots[i];
+		uint32		pid = pg_atomic_read_u32(&slot->apply_worker);
 
-		if (pid == 0)
+		if (pid == 0 || (two_phase_only && pg_atomic_read_u32(&slot->two_phase) == 0))
 			continue;
 		(void) kill((pid_t) pid, SIGTERM);
-		while (pg_atomic_read_u32(must_restart) == pid)
+		while (deadline != 0 && pg_atomic_read_u32(&slot->apply_worker) == pid)
 		{
 			require_in_time(deadline, psprintf("logical replication worker %u to stop", pid));
 			wait_a_moment();
@@ -558,7 +570,9 @@ raise_claimed(const RctlFenceRequest *request, bool fresh)
 		set_phase(RCTL_FENCE_UP);
 	}
 	wait_for_commits(deadline);
-	stop_apply_workers(deadline);
+
+	/* Their COMMIT PREPARED does not pass any hook before it is done. */
+	stop_apply_workers(true, deadline);
 	ConditionVariableCancelSleep();
 	lsn = write_fence_point();
 
@@ -659,6 +673,9 @@ rctl_fence_mark_promoted(int64 operation, const char *replica, const char *endpo
 	rctl_fence_shared->changing_pid = 0;
 	LWLockRelease(fence_lock);
 	ConditionVariableBroadcast(&rctl_fence_shared->changed);
+
+	/* The new primary has the same subscriptions, and needs their slots. */
+	stop_apply_workers(false, 0);
 	ereport(LOG,
 			(errmsg("this server stays fenced: replica \"%s\" is the primary from %X/%X on", replica,
 					LSN_FORMAT_ARGS(lsn))));

@@ -327,6 +327,27 @@ wait_for_fence(const char *command, bool at_commit, bool wrote)
 		set_held(false);
 }
 
+/* Slots are handed on from process to process: what stands in ours must not outlive us. */
+static void
+clear_slot(int code, Datum arg)
+{
+	FenceSlot  *slot = rctl_fence_my_slot();
+
+	pg_atomic_write_u32(&slot->exempt, 0);
+	pg_atomic_write_u32(&slot->two_phase, 0);
+	pg_atomic_write_u32(&slot->apply_worker, 0);
+}
+
+static void
+cleanup_at_exit(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		before_shmem_exit(clear_slot, (Datum) 0);
+	registered = true;
+}
+
 /* ---- Commit ---- */
 
 static void
@@ -373,32 +394,27 @@ admit(const char *command)
 	}
 }
 
-static void
-forget_apply_worker(int code, Datum arg)
-{
-	pg_atomic_write_u32(&rctl_fence_my_slot()->must_restart, 0);
-}
-
 /*
- * A subscription with two_phase gets COMMIT PREPARED from its publisher and
- * does it without passing any hook.  Whoever raises a fence has to stop such
- * a worker, and it waits here, at the first transaction of its next life,
- * before it has connected to the publisher.
+ * A subscription's worker ends its first transaction before it connects to
+ * the publisher: behind the fence it waits there, also when it has nothing to
+ * commit, and does not take the slot from the new primary's worker.  It says
+ * who it is, so that one that is connected already can be stopped: a
+ * subscription with two_phase gets COMMIT PREPARED from its publisher and
+ * does it without passing any hook.
  */
 static void
-at_apply_worker_commit(void)
+at_apply_worker_commit(bool wrote)
 {
-	static bool noted = false;
+	FenceSlot  *slot = rctl_fence_my_slot();
 
-	if (!noted && MySubscription != NULL &&
-		MySubscription->twophasestate != LOGICALREP_TWOPHASE_STATE_DISABLED)
-	{
-		noted = true;
-		before_shmem_exit(forget_apply_worker, (Datum) 0);
-		pg_atomic_write_u32(&rctl_fence_my_slot()->must_restart, MyProcPid);
-		pg_memory_barrier();
-	}
-	if (rctl_fence_is_up())
+	cleanup_at_exit();
+	pg_atomic_write_u32(&slot->two_phase, MySubscription != NULL &&
+						MySubscription->twophasestate != LOGICALREP_TWOPHASE_STATE_DISABLED);
+	pg_atomic_write_u32(&slot->apply_worker, MyProcPid);
+
+	/* Either the one that raises a fence sees this, or we see the fence. */
+	pg_memory_barrier();
+	if (!wrote && rctl_fence_is_up())
 		wait_for_fence("COMMIT", true, false);
 }
 
@@ -469,10 +485,14 @@ on_transaction_event(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-			if (has_written())
-				admit("COMMIT");
-			else if (is_apply_worker())
-				at_apply_worker_commit();
+			{
+				bool		wrote = has_written();
+
+				if (is_apply_worker())
+					at_apply_worker_commit(wrote);
+				if (wrote)
+					admit("COMMIT");
+			}
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			/* It may be assigned its XID only after this. */
@@ -493,6 +513,7 @@ rctl_fence_exempt(bool value)
 {
 	if (MyBgworkerEntry == NULL)
 		elog(ERROR, "only background workers can be exempt from the fence");
+	cleanup_at_exit();
 	exempt = value;
 	pg_atomic_write_u32(&rctl_fence_my_slot()->exempt, value);
 }
@@ -506,7 +527,11 @@ typedef struct ReadOnlyScope
 	ErrorContextCallback context;
 } ReadOnlyScope;
 
-/* To be left in PG_FINALLY: an error that is caught further out must find it undone. */
+/*
+ * First thing in PG_TRY, which also takes the context off the stack; to be
+ * left in PG_FINALLY, as an error that is caught further out must find it
+ * undone.
+ */
 static void
 enter_scope(ReadOnlyScope *scope)
 {
@@ -535,7 +560,6 @@ enter_scope(ReadOnlyScope *scope)
 static void
 leave_scope(ReadOnlyScope *scope)
 {
-	error_context_stack = scope->context.previous;
 	XactReadOnly = scope->saved;
 	if (scope->outermost)
 		forced = false;
@@ -577,10 +601,10 @@ start_executor(QueryDesc *query, int eflags)
 	}
 	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
 		stop_if_writing(query->plannedstmt);
-	enter_scope(&scope);
-	explaining = (eflags & EXEC_FLAG_EXPLAIN_ONLY) != 0;
 	PG_TRY();
 	{
+		enter_scope(&scope);
+		explaining = (eflags & EXEC_FLAG_EXPLAIN_ONLY) != 0;
 		next(query, eflags);
 	}
 	PG_FINALLY();
@@ -604,9 +628,9 @@ run_executor(RCTL_EXECUTOR_RUN_PARAMETERS)
 		return;
 	}
 	stop_if_writing(query->plannedstmt);
-	enter_scope(&scope);
 	PG_TRY();
 	{
+		enter_scope(&scope);
 		next(RCTL_EXECUTOR_RUN_ARGUMENTS);
 	}
 	PG_FINALLY();
@@ -795,9 +819,9 @@ process_utility(PlannedStmt *statement, const char *source, bool read_only_tree,
 		next(statement, source, read_only_tree, context, params, environment, receiver, completion);
 		return;
 	}
-	enter_scope(&scope);
 	PG_TRY();
 	{
+		enter_scope(&scope);
 		next(statement, source, read_only_tree, context, params, environment, receiver, completion);
 	}
 	PG_FINALLY();

@@ -34,8 +34,9 @@ typedef union FenceSlot
 										 * read by the one that raises */
 		pg_atomic_uint32 held;	/* likewise, read for the views */
 		pg_atomic_uint32 exempt;	/* likewise, read while draining */
-		pg_atomic_uint32 must_restart;	/* likewise: see
-										 * fence_note_apply_worker() */
+		pg_atomic_uint32 apply_worker;	/* pid, 0 if it is no worker of a
+										 * subscription; likewise */
+		pg_atomic_uint32 two_phase; /* of that subscription; likewise */
 	};
 	char		pad[PG_CACHE_LINE_SIZE];
 } FenceSlot;
