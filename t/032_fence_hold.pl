@@ -195,7 +195,7 @@ $node->safe_psql('postgres', q{SELECT promoted(0, 'r1', 'db2:5433')});
 like(finish($insert), qr/25006: cannot execute INSERT: replica "r1" was promoted in place of this server.*HINT:  Connect to the new primary at db2:5433/s,
 	'ends with an error by a promotion');
 like(finish($commit), qr/25006: cannot execute COMMIT: replica "r1" was promoted in place of this server/s, 'at commit too');
-$node->safe_psql('postgres', 'SELECT replica_unfence(true)');
+$node->safe_psql('postgres', 'SELECT replica_unfence()');
 is(count_rows('v = 2002'), 0, 'neither has written');
 $_->quit for $insert, $commit;
 
