@@ -13,7 +13,7 @@
 # Replicas of a primary made here live in its basedir/replicas, so that what
 # belongs to a test can be told by its path.  A test that ends early takes
 # its replicas down with it (END below).  A file that runs longer than
-# RCTL_TEST_TIMEOUT seconds (600 unless set) is ended as failed.
+# RCTL_TEST_TIMEOUT seconds (900 unless set) is ended as failed.
 package ReplicaCtl;
 
 use strict;
@@ -50,7 +50,7 @@ our @EXPORT = qw(
 );
 
 my @primaries;
-my $limit = $ENV{RCTL_TEST_TIMEOUT} || 600;
+my $limit = $ENV{RCTL_TEST_TIMEOUT} || 900;
 
 $SIG{ALRM} = sub { die "the test did not end within $limit s\n" };
 alarm($limit);
