@@ -2,6 +2,8 @@
 #	  Every step of a local create, drop and repair, met by a kill -9 of the
 #	  worker, a kill -9 of the whole server, and a cancel: it always converges,
 #	  and no slot, directory or process is left.
+#
+# slow
 
 use strict;
 use warnings;

@@ -1,6 +1,8 @@
 # Lag in time and connected: right when the primary is idle, when the link is
 # cut, when replay is paused or delayed, after a restart, when a replica
 # hangs, and for standbys that are not ours.
+#
+# slow
 
 use strict;
 use warnings;
