@@ -1,0 +1,148 @@
+# Many planned promotions in a row under writers of all kinds, in half of them
+# with a kill -9 of a random process at a random moment.  Whatever happens: no
+# acknowledged commit is lost, there are never two servers that accept writes,
+# a promotion that did not happen leaves no fence, and replica_status explains
+# the state.
+#
+#	  RCTL_TEST_CHAOS_ROUNDS   how many (10; by hand 200)
+#	  RCTL_TEST_CHAOS_SEED     repeats a run (the time unless set; printed)
+#	  RCTL_TEST_CHAOS_VICTIM   only kills of this one, in every round: "replica postmaster"
+use strict;
+use warnings;
+use lib 't';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use ReplicaCtl;
+use Test::More;
+use Time::HiRes qw(sleep time);
+use Writers;
+
+my $rounds = $ENV{RCTL_TEST_CHAOS_ROUNDS} || 10;
+my $seed = $ENV{RCTL_TEST_CHAOS_SEED} || time ^ $$;
+srand($seed);
+diag("RCTL_TEST_CHAOS_SEED=$seed RCTL_TEST_CHAOS_ROUNDS=$rounds");
+alarm(60 + 60 * $rounds);
+
+my $primary = new_primary('main', conf => "fsync = on\nreplica_ctl.step_retries = 8");
+Writers::prepare($primary);
+
+# psql on a port of this host; what it printed, or undef.
+sub on_port
+{
+	my ($port, $sql) = @_;
+	my ($out, $err) = ('', '');
+	my $ok = IPC::Run::run([ 'psql', '-XAtq', '-h', $primary->host, '-p', $port, '-d', 'postgres', '-c', $sql ],
+		'>', \$out, '2>', \$err);
+
+	chomp $out;
+	return $ok ? $out : undef;
+}
+
+# Pids of a server's processes by what they call themselves; "postmaster" for the first.
+sub process_named
+{
+	my ($dir, $name) = @_;
+	my $file = "$dir/postmaster.pid";
+
+	open my $in, '<', $file or return;
+	chomp(my $postmaster = <$in>);
+	return ($postmaster) if $name eq 'postmaster';
+	my @pids;
+	for my $stat (glob '/proc/[0-9]*/stat')
+	{
+		open my $proc, '<', $stat or next;
+		my $line = <$proc> // next;
+		my ($pid, $parent) = $line =~ /^(\d+) \(.*\) \S (\d+)/ or next;
+		next unless $parent == $postmaster;
+		open my $cmd, '<', "/proc/$pid/cmdline" or next;
+		push @pids, $pid if (<$cmd> // '') =~ /\Q$name\E/;
+	}
+	return @pids;
+}
+
+# What can be killed: [whose, process]
+my @victims = (
+	[ 'source', 'postmaster' ],
+	[ 'source', 'replica_ctl operation' ],
+	[ 'source', 'replica_ctl launcher' ],
+	[ 'source', 'walsender' ],
+	[ 'replica', 'postmaster' ],
+	[ 'replica', 'startup' ],
+	[ 'replica', 'walreceiver' ],
+	[ 'replica', 'checkpointer' ]);
+
+# The source may be down because we killed it.
+sub revive_source
+{
+	return if on_port($primary->port, 'SELECT 1');
+	my ($postmaster) = process_named($primary->data_dir, 'postmaster');
+	if (!$postmaster || !kill 0, $postmaster)
+	{
+		$primary->{_pid} = undef;
+		$primary->start(fail_ok => 1);
+	}
+	wait_until(sub { on_port($primary->port, 'SELECT 1') }, 'the source', 60);
+	return;
+}
+
+@victims = grep { "@$_" eq $ENV{RCTL_TEST_CHAOS_VICTIM} } @victims if $ENV{RCTL_TEST_CHAOS_VICTIM};
+
+my %count;
+for my $round (1 .. $rounds)
+{
+	my $name = "r$round";
+	my $victim = rand() < 0.5 || $ENV{RCTL_TEST_CHAOS_VICTIM} ? $victims[ rand @victims ] : undef;
+	my $delay = rand() * 0.3;
+	my $what = $victim ? sprintf("kill of %s's %s after %.0f ms", @$victim, $delay * 1000) : 'no kill';
+
+	$primary->safe_psql('postgres', 'TRUNCATE acked');
+	$primary->safe_psql('postgres', "SELECT replica_create('$name')");
+	$primary->safe_psql('postgres', "SELECT replica_wait('$name')");
+	my ($port, $dir) = split /\|/, $primary->safe_psql('postgres',
+		"SELECT facts->>'port', facts->>'data_directory' FROM replica_ctl.replica WHERE name = '$name'");
+	my $writers = Writers->start($primary, [ $primary->port, $port ], 'aampts');
+	sleep 0.3;
+
+	my $operation = $primary->safe_psql('postgres', "SELECT replica_promote('$name', timeout => '20s')");
+	if ($victim)
+	{
+		sleep $delay;
+		my @pids = process_named($victim->[0] eq 'source' ? $primary->data_dir : $dir, $victim->[1]);
+		kill 9, @pids if @pids;
+		$what .= ' (nothing to kill)' unless @pids;
+		sleep 0.2;
+		revive_source();
+	}
+	my $state = eval {
+		wait_until(
+			sub {
+				my $s = on_port($primary->port, "SELECT state FROM replica_operations WHERE operation = $operation");
+				return $s && $s !~ /queued|running/ ? $s : undef;
+			},
+			"the end of operation $operation", 120);
+	} // 'endless';
+	sleep 0.3;
+	$writers->stop;
+	$count{$state}++;
+
+	my $phase = on_port($primary->port, 'SELECT phase FROM replica_ctl.fence()');
+	my $holder = $state eq 'succeeded' ? $port : $primary->port;
+	my @lost = $writers->lost(sub { on_port($holder, $_[0]) // '' }, $victim ? 's' : '');
+	my $both = $writers->both_wrote($primary->port, $port);
+	my $shown = on_port($primary->port, "SELECT state || ' ' || coalesce(message, '') FROM replica_status WHERE replica = '$name'");
+	my $fine = !@lost && !$both && defined $shown
+	  && ($state eq 'succeeded' ? $phase eq 'promoted' && on_port($port, 'SELECT NOT pg_is_in_recovery()') eq 't'
+		: $state eq 'failed' ? $phase eq 'down' && (on_port($port, 'SELECT pg_is_in_recovery()') // 't') eq 't'
+		: 0);
+
+	ok($fine, "round $round: $what: $state")
+	  or diag("lost @lost[0 .. ($#lost < 5 ? $#lost : 5)], both wrote $both, fence $phase, status " . ($shown // 'none')
+		. ', ' . (on_port($primary->port, "SELECT concat_ws(' ', step, sqlstate, message, detail) FROM replica_operations WHERE operation = $operation") // ''));
+
+	$primary->safe_psql('postgres', 'SELECT replica_unfence()');
+	$primary->safe_psql('postgres', "SELECT replica_drop('$name', force => true)");
+	is(wait_operation($primary, $primary->safe_psql('postgres', 'SELECT max(operation) FROM replica_operations')), 'succeeded', "round $round: dropped");
+}
+note join ', ', map { "$count{$_} $_" } sort keys %count;
+no_orphans_ok($primary);
+done_testing();
