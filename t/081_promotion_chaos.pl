@@ -123,6 +123,10 @@ for my $round (1 .. $rounds)
 	} // 'endless';
 	sleep 0.3;
 	$writers->stop;
+
+	# the kill may have come when all was done
+	IPC::Run::run([ 'pg_ctl', '-D', $dir, '-w', '-s', '-l', "$dir/log/again.log", 'start' ], '>', \my $o, '2>', \my $e)
+	  if $state eq 'succeeded' && !defined on_port($port, 'SELECT 1');
 	$count{$state}++;
 
 	my $phase = on_port($primary->port, 'SELECT phase FROM replica_ctl.fence()');
@@ -131,7 +135,7 @@ for my $round (1 .. $rounds)
 	my $both = $writers->both_wrote($primary->port, $port);
 	my $shown = on_port($primary->port, "SELECT state || ' ' || coalesce(message, '') FROM replica_status WHERE replica = '$name'");
 	my $fine = !@lost && !$both && defined $shown
-	  && ($state eq 'succeeded' ? $phase eq 'promoted' && on_port($port, 'SELECT NOT pg_is_in_recovery()') eq 't'
+	  && ($state eq 'succeeded' ? $phase eq 'promoted' && (on_port($port, 'SELECT NOT pg_is_in_recovery()') // '') eq 't'
 		: $state eq 'failed' ? $phase eq 'down' && (on_port($port, 'SELECT pg_is_in_recovery()') // 't') eq 't'
 		: 0);
 

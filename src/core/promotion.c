@@ -477,8 +477,8 @@ report_drill(RctlOp *op)
 }
 
 const RctlStep rctl_planned_promotion_steps[] = {
-	{"check", check, "check that the replica can take over"},
-	{"warm", warm, "connect, and wait until little is left to replay"},
+	{"check", check, "check that the replica can take over", .once = true},
+	{"warm", warm, "connect, and wait until little is left to replay", .once = true},
 	{"fence", fence, "stop writes here", .once = true},
 	{"zero_lag", zero_lag, "wait until the replica has replayed everything", .once = true},
 	{"promote", promote_planned, "promote the replica and point clients to it", true},
@@ -518,8 +518,8 @@ const RctlStep rctl_forced_promotion_steps[] = {
 };
 
 const RctlStep rctl_drill_steps[] = {
-	{"check", check, "check that the replica could take over"},
-	{"warm", warm, "connect, and wait until little is left to replay"},
+	{"check", check, "check that the replica could take over", .once = true},
+	{"warm", warm, "connect, and wait until little is left to replay", .once = true},
 	{"fence", fence, "stop writes here", .once = true},
 	{"zero_lag", zero_lag, "wait until the replica has replayed everything", .once = true},
 	{"lift", lift, "let writes go on", .once = true},
