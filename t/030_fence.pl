@@ -383,6 +383,35 @@ for my $what (sort keys %waits)
 }
 is($node->safe_psql('postgres', q{ROLLBACK PREPARED 'waits'; SELECT count(*) FROM t WHERE v = -8}), '2', 'all of them');
 
+# Who sends a notification holds, until its commit is over, a lock that others
+# need at theirs.  NOTIFY waits for it before it is in the act of committing; a
+# trigger in C that notifies is met by nobody, so that it counts as committing.
+$node->safe_psql('postgres', q{
+	CREATE EXTENSION tcn;
+	CREATE TABLE notifies (id int PRIMARY KEY);
+	CREATE TRIGGER notifies AFTER INSERT ON notifies FOR EACH ROW EXECUTE FUNCTION triggered_change_notification();
+});
+my ($first, $second, $third) = (session(), session(), session());
+my $third_pid = (run($third, 'SELECT pg_backend_pid()'))[0];
+$node->append_conf('postgresql.conf', q{synchronous_standby_names = 'dead'});
+$node->reload;
+wait_for($node, q{SELECT setting = 'dead' FROM pg_settings WHERE name = 'synchronous_standby_names'});
+start($first, 'BEGIN; INSERT INTO t (v) VALUES (-9); NOTIFY heard; COMMIT;');
+wait_for($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'});
+start($second, 'NOTIFY heard;');
+wait_for($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'});
+$node->safe_psql('postgres', q{SELECT replica_fence('by the test', '5s'), replica_unfence()});
+pass('a NOTIFY behind one that waits for a dead standby does not delay the fence');
+start($third, 'INSERT INTO notifies VALUES (1);');
+wait_for($node, q{SELECT count(*) = 2 FROM pg_stat_activity WHERE wait_event_type = 'Lock'});
+like(psql_error($node, q{SELECT replica_fence('by the test', '500ms')}),
+	qr/57014: could not raise the fence in time.*waiting for the commit of process $third_pid\./s,
+	'a commit that has not written its record yet is waited for');
+$node->append_conf('postgresql.conf', q{synchronous_standby_names = ''});
+$node->reload;
+is((run($_, 'SELECT 1'))[1] =~ s/.*QUERY_SEPARATOR.*\n?//r, '', 'and succeeds') for $first, $second, $third;
+$_->quit for $first, $second, $third;
+
 # ---- What clients are told
 
 my $read_write = 'target_session_attrs=read-write ' . $node->connstr('postgres');

@@ -51,6 +51,7 @@
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_database.h"
 #include "catalog/pg_subscription.h"
 #include "commands/defrem.h"
 #include "executor/executor.h"
@@ -61,6 +62,7 @@
 #include "replication/walsender.h"
 #include "replication/worker_internal.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/sinval.h"
@@ -95,8 +97,10 @@ static bool exempt = false;
 /* This transaction's, until it ends. */
 static bool marked = false;		/* my slot's committing mark is set */
 static bool held = false;		/* my slot's held flag is set */
-static bool wrote_unseen = false;	/* NOTIFY, nextval(): a write that may
-									 * show neither XID nor WAL */
+static bool notifies = false;	/* NOTIFY was met: its XID is assigned at
+								 * commit */
+static bool advances = false;	/* nextval() was met: it may need neither XID
+								 * nor WAL */
 static bool began_fenced = false;	/* all statements since it has an XID ran
 									 * behind the fence */
 
@@ -372,6 +376,13 @@ clear_mark(void)
 }
 
 /*
+ * What PostgreSQL locks later at the commit of a NOTIFY, so that notifications
+ * are queued in the order of commits.  We take it before the mark: whoever has
+ * it may be waiting for a synchronous standby that is dead.
+ */
+#define NOTIFY_LOCK DatabaseRelationId, InvalidOid, 0, AccessExclusiveLock
+
+/*
  * Goes on with the mark set: what follows counts as before any fence that is
  * raised from now on, which waits for the transaction to end.
  */
@@ -386,10 +397,14 @@ admit(const char *command)
 		return;
 	for (;;)
 	{
+		if (notifies)
+			LockSharedObject(NOTIFY_LOCK);
 		set_mark();
 		if (FENCE_PHASE(pg_atomic_read_u32(&rctl_fence_shared->word)) < RCTL_FENCE_UP)
 			return;
 		clear_mark();
+		if (notifies)
+			UnlockSharedObject(NOTIFY_LOCK);
 		wait_for_fence(command, true, true);
 	}
 }
@@ -449,7 +464,7 @@ has_changed_catalogs(void)
 static bool
 has_written(void)
 {
-	if (wrote_unseen)
+	if (notifies || advances)
 		return true;
 	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()) || XLogRecPtrIsInvalid(XactLastRecEnd))
 		return false;
@@ -465,7 +480,8 @@ has_written(void)
 static void
 at_transaction_end(void)
 {
-	wrote_unseen = false;
+	notifies = false;
+	advances = false;
 	began_fenced = false;
 	forced = false;
 	if (marked)
@@ -695,13 +711,15 @@ before_function(Oid function, const char *name)
 		if (function == F_NEXTVAL && has_temporary_objects())
 		{
 			if (!XactReadOnly)
-				wrote_unseen = true;
+				advances = true;
 			return;
 		}
 		wait_for_fence(name, false, true);
 	}
-	if (function == F_NEXTVAL || function == F_PG_NOTIFY)
-		wrote_unseen = true;
+	if (function == F_NEXTVAL)
+		advances = true;
+	if (function == F_PG_NOTIFY)
+		notifies = true;
 }
 
 static void
@@ -802,7 +820,7 @@ before_utility(Node *statement)
 	if (effect == UTILITY_WRITES_FILES || effect == UTILITY_ENDS_PREPARED)
 		admit(CreateCommandName(statement));
 	if (effect == UTILITY_NOTIFIES)
-		wrote_unseen = true;
+		notifies = true;
 	return effect == UTILITY_READS && in_sight;
 }
 
