@@ -1,7 +1,7 @@
 # 044_local_kills.pl
-#	  Every step of a local create, drop and repair, met by a kill -9 of the
-#	  worker, a kill -9 of the whole server, and a cancel: it always converges,
-#	  and no slot, directory or process is left.
+#	  Every step of a local create, met by a kill -9 of the worker, a kill -9 of
+#	  the whole server, and a cancel: it always converges, and no slot,
+#	  directory or process is left.
 #
 # slow
 
@@ -19,7 +19,6 @@ my $dir = replica_dir($primary);
 plan skip_all => 'needs a test build' unless test_build($primary);
 
 my @create = qw(preflight slot copy configure start catch_up);
-my @drop = qw(check unsync stop directory slot);
 
 sub sql { return $primary->safe_psql('postgres', $_[0]); }
 
@@ -118,7 +117,7 @@ for my $step (@create)
 }
 
 #
-# A cancel, after each step's work; and one whose undo is interrupted.
+# A cancel, after each step's work.
 #
 for my $step (@create)
 {
@@ -130,56 +129,5 @@ for my $step (@create)
 	is(outcome($operation), 'cancelled', "create: cancelled after $step");
 	no_orphans_ok($primary, "no orphans: cancelled after $step");
 }
-for my $type (qw(server directory slot))
-{
-	for my $when (qw(before after))
-	{
-		fault('create.catch_up.after=stall');
-		truncate $primary->logfile, 0;
-		my $operation = sql(q{SELECT replica_create('r')});
-		stalled($operation, 'catch_up');
-		fault("undo.$type.$when=crash*0");
-		sql("SELECT replica_cancel($operation)");
-		wait_until(sub { slurp_file($primary->logfile) =~ /injecting fault undo/ }, 'the fault in the undo');
-		wait_for($primary, 'SELECT true');
-		fault('');
-		is(outcome($operation), 'cancelled', "create: undo killed $when the removal of the $type");
-		no_orphans_ok($primary, "no orphans: undo killed $when the removal of the $type");
-	}
-}
-
-#
-# Drop: the worker is killed; the server is killed.
-#
-for my $step (@drop)
-{
-	for my $when (qw(before after))
-	{
-		fault('');
-		works(sql(q{SELECT replica_create('r')}), 'a replica');
-		fault("drop.$step.$when=crash*1");
-		is(outcome(sql(q{SELECT replica_drop('r')})), 'succeeded', "drop: worker killed $when $step");
-		no_orphans_ok($primary, "no orphans: drop, worker killed $when $step");
-	}
-}
-
-#
-# Repair by a new copy: the worker is killed.
-#
-fault('');
-my $operation = sql(q{SELECT replica_create('r')});
-works($operation, 'a replica to be repaired');
-for my $step (qw(examine slot start probe aside copy configure restart catch_up discard))
-{
-	fault('');
-	system_log('pg_ctl', '-D', "$dir/r", '-w', '-s', '-m', 'immediate', 'stop');
-	unlink "$dir/r/global/pg_control";
-	fault("repair.$step.after=crash*1");
-	works(sql(q{SELECT replica_repair('r')}), "repair: worker killed after $step");
-	is(join(' ', glob "$dir/*"), "$dir/r", 'one directory');
-}
-fault('');
-dropped();
-no_orphans_ok($primary, 'no orphans after the repairs');
 
 done_testing();
