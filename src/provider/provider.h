@@ -123,7 +123,10 @@ typedef struct RctlStep
 	/* Its part in the operation's progress, next to the others'; 0 is 1. */
 	int			weight;
 
-	/* An error is not retried: a person, or writes behind the fence, wait for it. */
+	/*
+	 * An error is not retried: a person, or writes behind the fence, wait for
+	 * it.
+	 */
 	bool		once;
 } RctlStep;
 
