@@ -122,7 +122,8 @@ find_holder(RctlServerSample *next, const RctlSlotFact *facts, const RctlSlotSam
 		if (facts[i].restart_lsn == InvalidXLogRecPtr || facts[i].wal_status == RCTL_WAL_LOST)
 			continue;
 		next->oldest_slot_bytes = Max(next->oldest_slot_bytes, slots[i].retained_bytes);
-		if (facts[i].restart_lsn < oldest)
+		/* What a checkpoint keeps as well stays when that is over. */
+		if (facts[i].restart_lsn <= oldest)
 		{
 			oldest = facts[i].restart_lsn;
 			snprintf(next->held_by, RCTL_HOLDER_LEN, "slot \"%s\"", facts[i].name);

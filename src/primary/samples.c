@@ -427,5 +427,14 @@ rctl_samples_load(const RctlWalEnd *end)
 				(errmsg("file \"%s\" is left out", SAMPLES_FILE),
 				 errdetail("It is of another server, timeline or set of settings, or damaged.")));
 	FreeFile(file);
-	unlink(SAMPLES_FILE);
+	rctl_samples_discard();
+}
+
+void
+rctl_samples_discard(void)
+{
+	if (unlink(SAMPLES_FILE) != 0 && errno != ENOENT)
+		ereport(LOG,
+				(errcode_for_file_access(),
+				 errmsg("could not remove file \"%s\": %m", SAMPLES_FILE)));
 }

@@ -161,4 +161,7 @@ extern void rctl_history_clear(int index);
 extern void rctl_samples_save(void);
 extern void rctl_samples_load(const RctlWalEnd *end);
 
+/* Removes the file: what is in shared memory is newer. */
+extern void rctl_samples_discard(void);
+
 #endif							/* REPLICA_CTL_PRIMARY_SAMPLES_H */

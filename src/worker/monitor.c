@@ -391,6 +391,8 @@ recall(void)
 	rctl_wal_end(&end);
 	if (rctl_clock_is_empty())
 		rctl_samples_load(&end);
+	else
+		rctl_samples_discard();
 	if (rctl_clock_is_empty())
 		rctl_clock_estimate(&end);
 	samples = rctl_samples_read();
