@@ -28,6 +28,7 @@
 
 /* Seconds: a step of the load shows within a minute; other files grow less evenly. */
 #define WAL_TAU 15.0
+#define STEADY_TAU 300.0
 #define OTHER_TAU 300.0
 
 /* Below this many bytes a second nothing grows. */
@@ -89,6 +90,7 @@ rctl_forecast_slot(RctlSlotSample *next, const RctlSlotFact *fact,
 		double		rate = ((double) next->retained_bytes - (double) before->retained_bytes) / seconds;
 
 		next->growth = rctl_smooth(before->growth, rate, seconds, WAL_TAU);
+		next->steady_growth = rctl_smooth(before->steady_growth, rate, seconds, STEADY_TAU);
 	}
 	if (fact->active_pid == 0)
 		next->inactive_since = before && before->inactive_since != 0 ?
@@ -201,6 +203,17 @@ statement(const RctlSlotFact *fact, const char *replica)
 	return psprintf("SELECT pg_drop_replication_slot(%s)", quote_literal_cstr(fact->name));
 }
 
+/* Whether growth fills the disk within the time, and nothing stops it before. */
+static bool
+fills_disk(const RctlServerSample *server, double growth, double seconds)
+{
+	double		room = (double) server->free_bytes + server->ahead_bytes;
+	double		bound = holder_bound(server);
+
+	return growth > STILL && room / growth < seconds &&
+		(bound < 0 || bound - server->held_bytes > room);
+}
+
 RctlVerdict
 rctl_judge_slot(const RctlSlotFact *fact, const RctlSlotSample *slot,
 				const RctlServerSample *server, const char *replica,
@@ -208,7 +221,7 @@ rctl_judge_slot(const RctlSlotFact *fact, const RctlSlotSample *slot,
 {
 	uint64		retained = fact->restart_lsn != InvalidXLogRecPtr ? distance(fact->restart_lsn, flush) : 0;
 	double		limit = (double) rctl_slot_wal_limit * MB;
-	bool		holds = strcmp(server->held_slot, fact->name) == 0;
+	bool		holds = slot && server->total_bytes > 0 && strcmp(server->held_slot, fact->name) == 0;
 	double		inactive = 0;
 	RctlVerdict verdict = RCTL_VERDICT_OK;
 	const char *why = NULL;
@@ -233,18 +246,18 @@ rctl_judge_slot(const RctlSlotFact *fact, const RctlSlotSample *slot,
 		verdict = RCTL_VERDICT_CRITICAL;
 		why = "it keeps more WAL than replica_ctl.slot_wal_limit";
 	}
-	else if (holds && server->total_bytes > 0 && server->free_bytes < (uint64) rctl_disk_reserve * MB &&
+	else if (holds && server->free_bytes < (uint64) rctl_disk_reserve * MB &&
 			 retained > (uint64) wal_segment_size)
 	{
 		verdict = RCTL_VERDICT_CRITICAL;
 		why = "it keeps the oldest WAL and less is free than replica_ctl.disk_reserve";
 	}
-	else if (holds && server->time_to_full >= 0 && server->time_to_full < HOUR_S)
+	else if (holds && fills_disk(server, slot->growth, HOUR_S))
 	{
 		verdict = RCTL_VERDICT_CRITICAL;
 		why = "it keeps the oldest WAL and the disk will be full within an hour";
 	}
-	else if (holds && server->time_to_full >= 0 && server->time_to_full < DAY_S)
+	else if (holds && fills_disk(server, slot->steady_growth, DAY_S))
 	{
 		verdict = RCTL_VERDICT_WARNING;
 		why = "it keeps the oldest WAL and the disk will be full within a day";

@@ -62,6 +62,7 @@ typedef struct RctlSlotSample
 	XLogRecPtr	restart_lsn;
 	uint64		retained_bytes;
 	double		growth;			/* bytes a second, smoothed */
+	double		steady_growth;	/* the same over minutes: bursts do not count */
 	int64		mono;
 	TimestampTz inactive_since; /* 0: it is in use */
 } RctlSlotSample;
