@@ -27,13 +27,27 @@ int			rctl_max_replicas = 200;
 int			rctl_progress_timeout = 300000;
 char	   *rctl_restart_command = NULL;
 int			rctl_sample_interval = 1000;
+int			rctl_slot_action = RCTL_SLOT_ACTION_WARN;
 int			rctl_slot_inactive_limit = 86400;
+int			rctl_slot_scope = RCTL_SLOT_SCOPE_OWNED;
 int			rctl_slot_wal_limit = 0;
 int			rctl_step_retries = 5;
 
 static const struct config_enum_entry fence_actions[] = {
 	{"hold", RCTL_FENCE_ACTION_HOLD, false},
 	{"error", RCTL_FENCE_ACTION_ERROR, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry slot_actions[] = {
+	{"warn", RCTL_SLOT_ACTION_WARN, false},
+	{"drop", RCTL_SLOT_ACTION_DROP, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry slot_scopes[] = {
+	{"owned", RCTL_SLOT_SCOPE_OWNED, false},
+	{"physical", RCTL_SLOT_SCOPE_PHYSICAL, false},
 	{NULL, 0, false}
 };
 
@@ -115,11 +129,21 @@ rctl_settings_define(void)
 							"Time between two samples of this server and its replicas.",
 							NULL, &rctl_sample_interval, 1000, 100, 3600000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomEnumVariable("replica_ctl.slot_action",
+							 "What becomes of a replication slot that breaks a limit.",
+							 "With \"warn\" an event says so, with \"drop\" the slot is dropped then.",
+							 &rctl_slot_action, RCTL_SLOT_ACTION_WARN, slot_actions,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("replica_ctl.slot_inactive_limit",
 							"Time after which a replication slot that nobody uses is judged.",
 							"0 turns this off.",
 							&rctl_slot_inactive_limit, 86400, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomEnumVariable("replica_ctl.slot_scope",
+							 "Which replication slots may be dropped.",
+							 "Those of replicas, or all physical ones.",
+							 &rctl_slot_scope, RCTL_SLOT_SCOPE_OWNED, slot_scopes,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("replica_ctl.slot_wal_limit",
 							"WAL that a replication slot may keep.",
 							"0 means no limit.",

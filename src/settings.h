@@ -14,6 +14,18 @@ typedef enum RctlFenceAction
 	RCTL_FENCE_ACTION_ERROR,
 } RctlFenceAction;
 
+typedef enum RctlSlotAction
+{
+	RCTL_SLOT_ACTION_WARN,
+	RCTL_SLOT_ACTION_DROP,
+} RctlSlotAction;
+
+typedef enum RctlSlotScope
+{
+	RCTL_SLOT_SCOPE_OWNED,
+	RCTL_SLOT_SCOPE_PHYSICAL,
+} RctlSlotScope;
+
 extern char *rctl_database;		/* control database; never NULL */
 extern int	rctl_disk_reserve;	/* MB, 0 = none */
 extern int	rctl_fence_action;	/* RctlFenceAction */
@@ -24,7 +36,9 @@ extern int	rctl_max_replicas;	/* that are monitored */
 extern int	rctl_progress_timeout;	/* ms, 0 = none */
 extern char *rctl_restart_command;	/* "" = pg_ctl */
 extern int	rctl_sample_interval;	/* ms */
+extern int	rctl_slot_action;	/* RctlSlotAction */
 extern int	rctl_slot_inactive_limit;	/* s, 0 = none */
+extern int	rctl_slot_scope;	/* RctlSlotScope */
 extern int	rctl_slot_wal_limit;	/* MB, 0 = none */
 extern int	rctl_step_retries;	/* attempts after the first */
 

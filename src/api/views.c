@@ -216,10 +216,9 @@ rctl_sql_slots(PG_FUNCTION_ARGS)
 		RctlSlotFact *f = &facts[i];
 		const RctlSlotSample *sample = rctl_samples_slot(samples, f->name);
 		const RctlReplicaSample *replica = rctl_samples_replica_of_slot(samples, f->name);
-		char	   *advice;
-		RctlVerdict verdict = rctl_judge_slot(f, sample, &samples->server,
-											  replica ? replica->name : NULL, end.flush, &advice);
+		RctlJudgement judgement;
 
+		rctl_judge_slot(f, sample, &samples->server, replica ? replica->name : NULL, end.flush, &judgement);
 		add_text(&row, f->name);
 		add_text(&row, f->physical ? "physical" : "logical");
 		add(&row, BoolGetDatum(f->active_pid != 0));
@@ -231,8 +230,8 @@ rctl_sql_slots(PG_FUNCTION_ARGS)
 		else
 			add_null(&row);
 		add_time(&row, sample && f->active_pid == 0 ? sample->inactive_since : 0);
-		add_text(&row, rctl_verdict_name(verdict));
-		add_text(&row, advice);
+		add_text(&row, rctl_verdict_name(judgement.verdict));
+		add_text(&row, judgement.advice);
 		put(rsinfo, &row);
 	}
 	return (Datum) 0;

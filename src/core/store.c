@@ -716,6 +716,22 @@ rctl_store_monitored(int limit)
 }
 
 bool
+rctl_store_slot_owner(const char *slot, char **replica, bool *busy)
+{
+	const RctlIdentity *me = rctl_identity();
+
+	if (run("SELECT name, EXISTS (SELECT FROM replica_ctl.operation o"
+			"  WHERE o.replica_id = r.replica_id AND o.state IN ('queued', 'running', 'needs_attention'))"
+			" FROM replica_ctl.replica r"
+			" WHERE " OWNED " AND facts->>'slot' = $4 AND NOT facts ? 'upstream'",
+			ARGS(me->system_identifier, me->timeline, me->home, slot)) == 0)
+		return false;
+	*replica = get(0, 1);
+	*busy = get_bool(0, 2);
+	return true;
+}
+
+bool
 rctl_store_is_taken(const char *fact, const char *value, int64 except_replica)
 {
 	return run("SELECT FROM replica_ctl.replica"

@@ -164,6 +164,12 @@ typedef struct RctlMonitored
 /* The settled replicas of this server (RctlMonitored *), oldest first, at most limit. */
 extern List *rctl_store_monitored(int limit);
 
+/*
+ * Whether the slot is a replica's of this server; sets its name, and whether
+ * an operation on it is under way.
+ */
+extern bool rctl_store_slot_owner(const char *slot, char **replica, bool *busy);
+
 /* Ends a transaction that has only read: nobody is told of a change. */
 extern void rctl_store_end_read(void);
 

@@ -34,6 +34,10 @@
 /* Below this many bytes a second nothing grows. */
 #define STILL 1.0
 
+/* Slots that this extension made, and how long one may be without a replica. */
+#define OUR_PREFIX "replica_ctl_"
+#define ORPHAN_S 600.0
+
 #define HOUR_S 3600.0
 #define DAY_S 86400.0
 
@@ -95,6 +99,11 @@ rctl_forecast_slot(RctlSlotSample *next, const RctlSlotFact *fact,
 	if (fact->active_pid == 0)
 		next->inactive_since = before && before->inactive_since != 0 ?
 			before->inactive_since : GetCurrentTimestamp();
+	if (before)
+	{
+		next->said = before->said;
+		next->calm_since = before->calm_since;
+	}
 }
 
 /* What pins the oldest WAL, from when, and how fast that grows. */
@@ -214,71 +223,67 @@ fills_disk(const RctlServerSample *server, double growth, double seconds)
 		(bound < 0 || bound - server->held_bytes > room);
 }
 
-RctlVerdict
-rctl_judge_slot(const RctlSlotFact *fact, const RctlSlotSample *slot,
-				const RctlServerSample *server, const char *replica,
-				XLogRecPtr flush, char **advice)
+static void
+find(RctlJudgement *judgement, RctlVerdict verdict, bool breach, const char *why)
 {
-	uint64		retained = fact->restart_lsn != InvalidXLogRecPtr ? distance(fact->restart_lsn, flush) : 0;
+	judgement->verdict = verdict;
+	judgement->breach = breach;
+	judgement->why = why;
+}
+
+/* What is wrong with it, the worst first. */
+static void
+examine(const RctlSlotFact *fact, const RctlSlotSample *slot, const RctlServerSample *server,
+		const char *replica, uint64 retained, double inactive, RctlJudgement *judgement)
+{
 	double		limit = (double) rctl_slot_wal_limit * MB;
 	bool		holds = slot && server->total_bytes > 0 && strcmp(server->held_slot, fact->name) == 0;
+
+	if (fact->wal_status == RCTL_WAL_LOST)
+		find(judgement, RCTL_VERDICT_LOST, false, "its WAL is gone, a standby that needs it must be made again");
+	else if (limit > 0 && retained >= limit)
+		find(judgement, RCTL_VERDICT_CRITICAL, true, "it keeps more WAL than replica_ctl.slot_wal_limit");
+	else if (holds && server->free_bytes < (uint64) rctl_disk_reserve * MB &&
+			 retained > (uint64) wal_segment_size)
+		find(judgement, RCTL_VERDICT_CRITICAL, true,
+			 "it keeps the oldest WAL and less is free than replica_ctl.disk_reserve");
+	else if (fact->wal_status == RCTL_WAL_UNRESERVED)
+		find(judgement, RCTL_VERDICT_CRITICAL, false, "its WAL will be removed at the next checkpoint");
+	else if (holds && fills_disk(server, slot->growth, HOUR_S))
+		find(judgement, RCTL_VERDICT_CRITICAL, false,
+			 "it keeps the oldest WAL and the disk will be full within an hour");
+	else if (rctl_slot_inactive_limit > 0 && inactive > rctl_slot_inactive_limit)
+		find(judgement, RCTL_VERDICT_WARNING, true,
+			 fact->wal_status == RCTL_WAL_NONE ? "it was never used and reserves no WAL" :
+			 "nobody has used it for longer than replica_ctl.slot_inactive_limit");
+	else if (holds && fills_disk(server, slot->steady_growth, DAY_S))
+		find(judgement, RCTL_VERDICT_WARNING, false,
+			 "it keeps the oldest WAL and the disk will be full within a day");
+	else if (limit > 0 && retained >= 0.8 * limit)
+		find(judgement, RCTL_VERDICT_WARNING, false,
+			 "it keeps nearly as much WAL as replica_ctl.slot_wal_limit allows");
+	else if (max_slot_wal_keep_size_mb > 0 && retained >= 0.8 * max_slot_wal_keep_size_mb * MB)
+		find(judgement, RCTL_VERDICT_WARNING, false,
+			 "it keeps nearly as much WAL as max_slot_wal_keep_size allows");
+	else if (replica == NULL && inactive > ORPHAN_S &&
+			 strncmp(fact->name, OUR_PREFIX, strlen(OUR_PREFIX)) == 0)
+		find(judgement, RCTL_VERDICT_WARNING, false,
+			 "it was made for a replica, and no replica of this server uses it");
+	else
+		find(judgement, RCTL_VERDICT_OK, false, NULL);
+}
+
+void
+rctl_judge_slot(const RctlSlotFact *fact, const RctlSlotSample *slot,
+				const RctlServerSample *server, const char *replica,
+				XLogRecPtr flush, RctlJudgement *judgement)
+{
+	uint64		retained = fact->restart_lsn != InvalidXLogRecPtr ? distance(fact->restart_lsn, flush) : 0;
 	double		inactive = 0;
-	RctlVerdict verdict = RCTL_VERDICT_OK;
-	const char *why = NULL;
 
 	if (fact->active_pid == 0 && slot && slot->inactive_since != 0)
 		inactive = (GetCurrentTimestamp() - slot->inactive_since) / 1000000.0;
-	*advice = NULL;
-	if (fact->wal_status == RCTL_WAL_LOST)
-	{
-		*advice = psprintf("its WAL is gone, the standby must be made again: %s;",
-						   statement(fact, replica));
-		return RCTL_VERDICT_LOST;
-	}
-
-	if (fact->wal_status == RCTL_WAL_UNRESERVED)
-	{
-		verdict = RCTL_VERDICT_CRITICAL;
-		why = "its WAL will be removed at the next checkpoint";
-	}
-	else if (limit > 0 && retained >= limit)
-	{
-		verdict = RCTL_VERDICT_CRITICAL;
-		why = "it keeps more WAL than replica_ctl.slot_wal_limit";
-	}
-	else if (holds && server->free_bytes < (uint64) rctl_disk_reserve * MB &&
-			 retained > (uint64) wal_segment_size)
-	{
-		verdict = RCTL_VERDICT_CRITICAL;
-		why = "it keeps the oldest WAL and less is free than replica_ctl.disk_reserve";
-	}
-	else if (holds && fills_disk(server, slot->growth, HOUR_S))
-	{
-		verdict = RCTL_VERDICT_CRITICAL;
-		why = "it keeps the oldest WAL and the disk will be full within an hour";
-	}
-	else if (holds && fills_disk(server, slot->steady_growth, DAY_S))
-	{
-		verdict = RCTL_VERDICT_WARNING;
-		why = "it keeps the oldest WAL and the disk will be full within a day";
-	}
-	else if (limit > 0 && retained >= 0.8 * limit)
-	{
-		verdict = RCTL_VERDICT_WARNING;
-		why = "it keeps nearly as much WAL as replica_ctl.slot_wal_limit allows";
-	}
-	else if (max_slot_wal_keep_size_mb > 0 && retained >= 0.8 * max_slot_wal_keep_size_mb * MB)
-	{
-		verdict = RCTL_VERDICT_WARNING;
-		why = "it keeps nearly as much WAL as max_slot_wal_keep_size allows";
-	}
-	else if (rctl_slot_inactive_limit > 0 && inactive > rctl_slot_inactive_limit)
-	{
-		verdict = RCTL_VERDICT_WARNING;
-		why = fact->wal_status == RCTL_WAL_NONE ? "it was never used and reserves no WAL" :
-			"nobody has used it for longer than replica_ctl.slot_inactive_limit";
-	}
-	if (why)
-		*advice = psprintf("%s: %s;", why, statement(fact, replica));
-	return verdict;
+	examine(fact, slot, server, replica, retained, inactive, judgement);
+	judgement->advice = judgement->why ?
+		psprintf("%s: %s;", judgement->why, statement(fact, replica)) : NULL;
 }

@@ -34,10 +34,20 @@ extern void rctl_forecast_slot(RctlSlotSample *next, const RctlSlotFact *fact,
 extern void rctl_forecast_server(RctlServerSample *next, const RctlServerSample *before,
 								 const RctlSlotFact *facts, const RctlSlotSample *slots, int nslots);
 
-/* Judges a slot.  replica: whose it is, or NULL.  advice: palloc'd, what to do, or NULL. */
-extern RctlVerdict rctl_judge_slot(const RctlSlotFact *fact, const RctlSlotSample *slot,
-								   const RctlServerSample *server, const char *replica,
-								   XLogRecPtr flush, char **advice);
+typedef struct RctlJudgement
+{
+	RctlVerdict verdict;
+	bool		breach;			/* it breaks a limit that
+								 * replica_ctl.slot_action is for */
+	const char *why;			/* NULL: nothing is wrong */
+	char	   *advice;			/* palloc'd: why, and the statement to run; or
+								 * NULL */
+} RctlJudgement;
+
+/* Judges a slot.  slot: its last sample, or NULL.  replica: whose it is, or NULL. */
+extern void rctl_judge_slot(const RctlSlotFact *fact, const RctlSlotSample *slot,
+							const RctlServerSample *server, const char *replica,
+							XLogRecPtr flush, RctlJudgement *judgement);
 
 extern const char *rctl_verdict_name(RctlVerdict verdict);
 

@@ -357,7 +357,7 @@ shift_times(RctlClockPoint *points, int npoints, int64 shift)
 	samples->server.mono = 0;
 	samples->server.scan_mono = 0;
 	for (int i = 0; i < samples->nslots; i++)
-		slots[i].mono = 0;
+		slots[i].mono = slots[i].calm_since = 0;
 	for (int i = 0; i < samples->nstandbys; i++)
 	{
 		standbys[i].pid = 0;

@@ -65,6 +65,8 @@ typedef struct RctlSlotSample
 	double		steady_growth;	/* the same over minutes: bursts do not count */
 	int64		mono;
 	TimestampTz inactive_since; /* 0: it is in use */
+	int			said;			/* the worst RctlVerdict since it was well */
+	int64		calm_since;		/* mono: since when it is well; 0: it is not */
 } RctlSlotSample;
 
 /* A standby that is connected to this server, or was.  All fields: lock. */

@@ -25,15 +25,18 @@
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 
 #include "core/board.h"
 #include "core/store.h"
 #include "net/wait.h"
 #include "primary/clock.h"
+#include "primary/fence.h"
 #include "primary/forecast.h"
 #include "primary/standbys.h"
 #include "settings.h"
+#include "worker/guard.h"
 #include "worker/probe.h"
 #include "worker/worker.h"
 
@@ -51,6 +54,7 @@ typedef struct Monitor
 	RctlProbe  *probes;			/* rctl_max_replicas of them; the index is
 								 * that of the history */
 	bool		registry_known; /* it was read at least once */
+	bool		installed;		/* the extension existed when it was read */
 	uint64		registry_changes;	/* rctl_board_changes() when it was read */
 	int64		registry_at;	/* monotonic, as for the next four */
 	int64		next_tick;
@@ -143,7 +147,8 @@ read_registry(int64 now)
 	monitor.registry_changes = rctl_board_changes();
 	monitor.registry_at = now;
 	rctl_store_begin();
-	if (rctl_store_installed())
+	monitor.installed = rctl_store_installed();
+	if (monitor.installed)
 		list = rctl_store_monitored(rctl_max_replicas);
 	rctl_store_end_read();
 
@@ -203,7 +208,6 @@ sample_slots(const RctlSamples *before, const RctlWalEnd *end,
 	for (int i = 0; i < count; i++)
 		rctl_forecast_slot(&(*next)[i], &(*facts)[i],
 						   rctl_samples_slot(before, (*facts)[i].name), end);
-	rctl_samples_write_slots(*next, count);
 	return count;
 }
 
@@ -266,12 +270,19 @@ sample(int64 now)
 	look_at_files(&next, &end);
 	rctl_forecast_server(&next, &before->server, facts, slots, nslots);
 	rctl_samples_write_server(&next);
+	rctl_samples_write_slots(slots, nslots);
 	add_history(&next);
 
 	for (int i = 0; i < rctl_max_replicas; i++)
 	{
 		if (monitor.probes[i].listed)
 			rctl_probe_round(&monitor.probes[i], now);
+	}
+	write_probes();
+	if (monitor.installed && !rctl_fence_is_up())
+	{
+		rctl_guard(rctl_samples_read(), facts, slots, nslots, &end);
+		rctl_samples_write_slots(slots, nslots);
 	}
 }
 
@@ -410,6 +421,8 @@ rctl_monitor_main(Datum arg)
 
 	rctl_worker_start();
 	rctl_board_enter_monitor();
+	/* An event that meets a fence fails; the monitor never waits for one. */
+	SetConfigOption("replica_ctl.fence_action", "error", PGC_SUSET, PGC_S_OVERRIDE);
 	monitor.probes = MemoryContextAllocZero(TopMemoryContext, sizeof(RctlProbe) * rctl_max_replicas);
 	turn_context = AllocSetContextCreate(TopMemoryContext, "replica_ctl monitor turn",
 										 ALLOCSET_DEFAULT_SIZES);
