@@ -1,5 +1,7 @@
 # Planned promotion: what it promises, under clients that write; what makes
 # it refuse; and that it takes everything back when it cannot go on.
+#
+# slow
 use strict;
 use warnings;
 use lib 't';
@@ -53,6 +55,7 @@ sub fence_phase { return $primary->safe_psql('postgres', 'SELECT phase FROM repl
 
 Writers::prepare($primary);
 my ($r, $port) = make_replica();
+my ($sibling) = make_replica();
 my $writers = Writers->start($primary, [ $primary->port, $port ], 'aampts');
 sleep 1;
 my $idle = $primary->background_psql('postgres', on_error_stop => 0);
@@ -74,12 +77,18 @@ is(on_port($port, 'SELECT pg_is_in_recovery()'), 'f', 'the replica is a primary'
 is($primary->safe_psql('postgres', "SELECT state FROM replica_status WHERE replica = '$r'"), 'promoted', 'and shown as promoted');
 is($primary->safe_psql('postgres', q{SELECT count(*) FROM replica_events WHERE kind = 'promoted'
 	AND message LIKE 'Promoted read replica % to stand-alone primary' AND detail ? 'writes_stopped_ms'}), 1, 'the event says so, with times');
-is($primary->safe_psql('postgres', 'SELECT count(*) FROM pg_replication_slots'), 0, 'its slot is gone');
+is($primary->safe_psql('postgres', 'SELECT count(*) FROM pg_replication_slots'), 1, 'its slot is gone');
 eval { $idle->query_safe('SELECT 1') };
 isnt($@, '', 'the other sessions were ended');
 $idle->quit;
 like(psql_error($primary, 'CREATE TABLE x ()'), qr/25006.*HINT:.*:$port/s, 'a writer is told where to go');
 like(psql_error($primary, "SELECT replica_promote('$r')"), qr/55000|25006/, 'it is not promoted twice');
+
+# what is left here can be managed, and nothing else written with it
+like(psql_error($primary, "BEGIN; SELECT replica_drop('$sibling'); INSERT INTO acked VALUES (-9, 9); COMMIT"), qr/25006/, 'a write beside a call is still refused');
+like(psql_error($primary, "DO \$\$ BEGIN PERFORM replica_drop('nobody'); EXCEPTION WHEN OTHERS THEN INSERT INTO acked VALUES (-9, 9); END \$\$"), qr/25006/, 'and after an error in one');
+$primary->safe_psql('postgres', "SELECT replica_drop('$sibling')");
+is($primary->safe_psql('postgres', "SELECT replica_wait('$sibling')"), 'succeeded', 'a sibling is dropped behind the fence');
 
 # the promoted replica goes on alone: the source may be started again, it stays fenced
 $primary->stop('immediate');

@@ -98,9 +98,9 @@ check_name(const char *name)
 	}
 }
 
-/* A queued operation is a write: it would wait behind the fence, or for ever. */
+/* While an operation holds the fence, nothing else starts; a fence that stays is no obstacle. */
 static void
-require_unfenced(void)
+require_no_fencing_operation(void)
 {
 	RctlFenceState fence;
 
@@ -114,12 +114,6 @@ require_unfenced(void)
 				 errhint("Wait for it with SELECT replica_operation_wait(" INT64_FORMAT "),"
 						 " or stop it with SELECT replica_cancel(" INT64_FORMAT ").",
 						 fence.operation, fence.operation)));
-	ereport(ERROR,
-			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-			 errmsg("this server is fenced"),
-			 fence.phase == RCTL_FENCE_PROMOTED ?
-			 errdetail("Replica \"%s\" was promoted in its place.", fence.replica) : 0,
-			 errhint("If this server is to take writes, run SELECT replica_unfence().")));
 }
 
 /* create and attach: a new row with its first operation */
@@ -137,7 +131,7 @@ add_replica(FunctionCallInfo fcinfo, RctlOpKind kind)
 	bool		added;
 
 	rctl_api_require_primary();
-	require_unfenced();
+	require_no_fencing_operation();
 	check_name(name);
 	provider = usable_provider(server_name, &server);
 	require_plan(provider, kind, NULL);
@@ -192,7 +186,7 @@ queue_operation(const char *name, RctlOpKind kind, const RctlMap *arguments, con
 	int64		operation;
 
 	rctl_api_require_primary();
-	require_unfenced();
+	require_no_fencing_operation();
 	rctl_store_enter(&scope);
 	known = rctl_store_lock_replica(name, &row);
 	if (known)

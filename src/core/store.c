@@ -31,6 +31,7 @@
 #include "core/identity.h"
 #include "core/rejoin.h"
 #include "core/store.h"
+#include "primary/fence.h"
 
 #define MAX_ARGS 16
 #define ARGS(...) (const char *const[]) {__VA_ARGS__}, lengthof(((const char *const[]) {__VA_ARGS__}))
@@ -102,6 +103,7 @@ rctl_store_enter(RctlStoreScope *scope)
 						   scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
 	scope->guc_level = NewGUCNestLevel();
+	rctl_fence_begin_pass();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp",
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	SPI_connect();
@@ -111,6 +113,7 @@ void
 rctl_store_leave(RctlStoreScope *scope)
 {
 	SPI_finish();
+	rctl_fence_end_pass();
 	AtEOXact_GUC(false, scope->guc_level);
 	SetUserIdAndSecContext(scope->userid, scope->sec_context);
 }

@@ -104,4 +104,14 @@ extern void rctl_fence_mark_promoted(int64 operation, const char *replica, const
  */
 extern void rctl_fence_exempt(bool exempt);
 
+/*
+ * Between the two, statements of this session may write although the fence is
+ * up, and the transaction may commit: for the registry, so that operations can
+ * be asked for on a fenced server.  Granted only to a transaction that has
+ * written nothing else, and worth nothing once the fence has changed.  An
+ * error ends it as rctl_fence_end_pass() does.
+ */
+extern void rctl_fence_begin_pass(void);
+extern void rctl_fence_end_pass(void);
+
 #endif							/* REPLICA_CTL_PRIMARY_FENCE_H */

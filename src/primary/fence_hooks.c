@@ -104,6 +104,11 @@ static bool advances = false;	/* nextval() was met: it may need neither XID
 static bool began_fenced = false;	/* all statements since it has an XID ran
 									 * behind the fence */
 
+/* See rctl_fence_begin_pass(). */
+static bool passing = false;	/* what runs now writes the registry only */
+static uint32 passed_word = PG_UINT32_MAX;	/* the word under which this
+											 * transaction may commit */
+
 /* XactReadOnly is forced by a statement that runs; what it is without that. */
 static bool forced = false;
 static bool wanted_read_only = false;
@@ -228,7 +233,7 @@ stands(void)
 	if (tell_client(phase != RCTL_FENCE_DOWN) && phase == RCTL_FENCE_DOWN)
 		quiet_word = word;
 
-	if (phase == RCTL_FENCE_DOWN || exempt || IsParallelWorker())
+	if (phase == RCTL_FENCE_DOWN || exempt || passing || IsParallelWorker())
 		return false;
 	return phase != RCTL_FENCE_DRAINING || !TransactionIdIsValid(GetTopTransactionIdIfAny());
 }
@@ -393,7 +398,8 @@ admit(const char *command)
 	 * A session that ends drops its temporary tables.  It cannot be
 	 * interrupted any more, and what it changes is of no use to anybody.
 	 */
-	if (exempt || marked || proc_exit_inprogress)
+	if (exempt || marked || proc_exit_inprogress ||
+		pg_atomic_read_u32(&rctl_fence_shared->word) == passed_word)
 		return;
 	for (;;)
 	{
@@ -484,6 +490,8 @@ at_transaction_end(void)
 	advances = false;
 	began_fenced = false;
 	forced = false;
+	passing = false;
+	passed_word = PG_UINT32_MAX;
 	if (marked)
 		clear_mark();
 	if (held)
@@ -532,6 +540,34 @@ rctl_fence_exempt(bool value)
 	cleanup_at_exit();
 	exempt = value;
 	pg_atomic_write_u32(&rctl_fence_my_slot()->exempt, value);
+}
+
+void
+rctl_fence_begin_pass(void)
+{
+	uint32		word = pg_atomic_read_u32(&rctl_fence_shared->word);
+
+	if (FENCE_PHASE(word) == RCTL_FENCE_DOWN)
+		return;
+	if (passed_word != word &&
+		(TransactionIdIsValid(GetTopTransactionIdIfAny()) || notifies || advances))
+		return;
+	passed_word = word;
+	passing = true;
+}
+
+void
+rctl_fence_end_pass(void)
+{
+	passing = false;
+}
+
+/* An error that is caught in the transaction must not leave the pass behind. */
+static void
+on_subtransaction_event(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		passing = false;
 }
 
 /* ---- Statements ---- */
@@ -864,4 +900,5 @@ rctl_fence_install_hooks(void)
 	previous_object_access = object_access_hook;
 	object_access_hook = on_object_access;
 	RegisterXactCallback(on_transaction_event, NULL);
+	RegisterSubXactCallback(on_subtransaction_event, NULL);
 }
