@@ -327,12 +327,15 @@ sub ask
 	my ($server, $sql) = @_;
 	my ($out, $err) = ('', '');
 
-	IPC::Run::run(
-		[ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-h', $server->{host}, '-p', $server->{port},
-			'-d', 'postgres', '-f', '-' ],
-		'<', \$sql, '>', \$out, '2>', \$err);
+	# psql that cannot connect does not read its input
+	my $success = eval {
+		IPC::Run::run(
+			[ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-h', $server->{host}, '-p', $server->{port},
+				'-d', 'postgres', '-f', '-' ],
+			'<', \$sql, '>', \$out, '2>', \$err);
+	};
 	chomp($out, $err);
-	return $? == 0 ? $out : "ERROR $err";
+	return $success ? $out : "ERROR $err";
 }
 
 # Until the query returns "t" there; errors count as false.

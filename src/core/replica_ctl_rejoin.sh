@@ -24,8 +24,9 @@
 # PostgreSQL's own is kept in DIRECTORY/aside meanwhile.
 #
 # DIRECTORY, next to the data directory, holds: plan (shell assignments),
-# lock, rejoin.log, aside/ and the list "ours" of what is in it, the marks
-# "saved" and "rewound", and "failed" with the reason if it had to give up.
+# lock, rejoin.log, aside/ and the list "ours" of what is in it, wal/ with
+# links to the server's WAL, the marks "begun" (pg_rewind may have), "rewound"
+# and "done", and "failed" with the reason if it had to give up.
 
 set -u
 set -f
@@ -52,28 +53,30 @@ exec </dev/null >>"$work/rejoin.log" 2>&1
 cd /
 . "$work/plan" || exit 1
 
-# No program that is started here may inherit the lock.
+# Programs that work on the data directory inherit the lock, so that they keep
+# it if this is killed; the server, and what starts it, must not.
+command -v flock >/dev/null || { say "FAILED: there is no program flock"; exit 1; }
 exec 9>>"$work/lock"
 flock -n 9 || { say "another run is at work"; exit 0; }
-run() { "$@" 9>&-; }
+without_lock() { "$@" 9>&-; }
 
 fail()
 {
 	say "FAILED: $*"
 	say "When the cause is gone, go on with: sh $0 $work"
 	printf '%s\n' "$*" >"$work/failed"
-	run sync
+	sync
 	exit 1
 }
 
 running()
 {
-	run "$bindir/pg_ctl" status -D "$pgdata" >/dev/null
+	"$bindir/pg_ctl" status -D "$pgdata" >/dev/null
 }
 
 cluster_state()
 {
-	run "$bindir/pg_controldata" -D "$pgdata" | sed -n 's/^Database cluster state: *//p'
+	"$bindir/pg_controldata" -D "$pgdata" | sed -n 's/^Database cluster state: *//p'
 }
 
 # What the server was started with, for starting it again.
@@ -92,12 +95,12 @@ stop_server()
 	running || return 0
 	note_start
 	say "stopping the server"
-	run "$bindir/pg_ctl" stop -D "$pgdata" -m fast -w -t "$stop_timeout"
+	"$bindir/pg_ctl" stop -D "$pgdata" -m fast -w -t "$stop_timeout"
 	running || return 0
 	# An archiver or a walsender may hold it; by then all of it is on disk.
 	[ "$(cluster_state)" = "shut down" ] || return 1
 	say "its data is shut down, but something keeps it from ending: ending it"
-	run "$bindir/pg_ctl" stop -D "$pgdata" -m immediate -w -t 60
+	"$bindir/pg_ctl" stop -D "$pgdata" -m immediate -w -t 60
 	! running
 }
 
@@ -108,7 +111,7 @@ start_server()
 	if [ -n "$restart_command" ]; then
 		say "starting the server: $restart_command"
 		set -- $restart_command
-		run "$@"
+		without_lock "$@"
 	else
 		say "starting the server with pg_ctl"
 		options=
@@ -116,7 +119,7 @@ start_server()
 			# as pg_ctl restart takes it: all after the program, quoted there
 			options=$(sed -n '1s/^[^"]* "/"/p' "$work/postmaster.opts")
 		fi
-		run "$bindir/pg_ctl" start -D "$pgdata" -w -t 600 -l "$server_log" ${options:+-o "$options"}
+		without_lock "$bindir/pg_ctl" start -D "$pgdata" -w -t 600 -l "$server_log" ${options:+-o "$options"}
 	fi
 	i=0
 	while [ $i -lt 60 ]; do
@@ -136,6 +139,8 @@ not_postgres()
 			pg_*) [ -d "$pgdata/$name" ] && continue ;;
 			base | global | PG_VERSION | lost+found) continue ;;
 			postmaster.* | standby.signal | recovery.signal | current_logfiles) continue ;;
+			# a copy of the fence file counts as another server's
+			replica_ctl.fence*) continue ;;
 			backup_label* | tablespace_map* | backup_manifest*) continue ;;
 		esac
 		printf '%s\n' "$name"
@@ -158,8 +163,7 @@ save_own_files()
 		fi
 		mv -T "$work/aside/.partial" "$work/aside/$name" || return
 	done <"$work/names"
-	ls -A "$work/aside" >"$work/ours" || return
-	: >"$work/saved"
+	ls -A "$work/aside" >"$work/ours"
 }
 
 restore_own_files()
@@ -175,50 +179,90 @@ restore_own_files()
 	done <"$work/ours"
 }
 
+# pg_rewind reads the WAL of this server and removes it at the end.  If it is
+# killed there, the next run needs it again.
+keep_wal()
+{
+	rm -rf "$work/wal"
+	cp -al "$pgdata/pg_wal/." "$work/wal" 2>/dev/null || rm -rf "$work/wal"
+}
+
+bring_wal_back()
+{
+	[ -d "$work/wal" ] || return 0
+	ls "$work/wal" | grep -xE '[0-9A-F]{24}' | while IFS= read -r name; do
+		[ -e "$pgdata/pg_wal/$name" ] || ln "$work/wal/$name" "$pgdata/pg_wal/$name"
+	done
+}
+
 rewind()
 {
-	set -- --target-pgdata="$pgdata" --source-server="$source"
-	[ -z "$config_file" ] || set -- "$@" --config-file="$config_file"
-	[ "$fsync" = on ] || set -- "$@" --no-sync
-	if [ ! -e "$work/begun" ]; then
-		run "$bindir/pg_rewind" --dry-run "$@" || return 2
-		: >"$work/begun"
-	fi
+	# The control file is the last that pg_rewind writes: it was killed after it.
+	[ "$(cluster_state)" != "in archive recovery" ] || return 0
+	bring_wal_back
 	for try in 1 2 3; do
-		run "$bindir/pg_rewind" "$@" && return 0
+		rewind_once && return 0
 		sleep 2
 	done
 	return 1
+}
+
+rewind_once()
+{
+	set -- "$@" --target-pgdata="$pgdata" --source-server="$source"
+	[ -z "$config_file" ] || set -- "$@" --config-file="$config_file"
+	[ "$fsync" = on ] || set -- "$@" --no-sync
+	"$bindir/pg_rewind" "$@"
 }
 
 # As long as the bit is there, no server starts in the data directory.
 lock_directory() { chmod o+x "$pgdata"; }
 unlock_directory() { chmod o-x "$pgdata"; }
 
-# The server is down and nothing has been changed: it can be used, fenced.
+# Up to here nothing has been changed: the server can be used, fenced.
 back_out()
 {
-	[ ! -d "$work/aside" ] || restore_own_files
-	rm -rf "$work/saved" "$work/aside"
+	if [ -d "$work/aside" ]; then
+		ls -A "$work/aside" | while IFS= read -r name; do
+			[ -e "$pgdata/$name" ] || mv -T "$work/aside/$name" "$pgdata/$name"
+		done
+	fi
+	rm -rf "$work/aside" "$work/wal"
 	unlock_directory
 	start_server
 	fail "$1"
 }
 
+# The server is stopped, nobody can start it, and what it needs is kept.
+begin()
+{
+	unlock_directory
+	stop_server || fail "the server does not stop: end what holds it"
+	if [ "$(cluster_state)" != "shut down" ]; then
+		say "it was not shut down cleanly: starting it once more, fenced"
+		start_server && stop_server
+		[ "$(cluster_state)" = "shut down" ] || fail "the server in $pgdata cannot be shut down cleanly"
+	fi
+	rewind_once --dry-run || back_out "pg_rewind cannot work: see $work/rejoin.log"
+	lock_directory || fail "could not change the mode of $pgdata"
+	if running || [ "$(cluster_state)" != "shut down" ]; then
+		unlock_directory
+		fail "somebody has started the server again"
+	fi
+	keep_wal
+	save_own_files || back_out "could not keep the server's own files in $work/aside"
+	: >"$work/begun"
+}
+
 become_standby()
 {
-	if [ ! -e "$work/saved" ]; then
-		save_own_files || back_out "could not keep the server's own files in $work/aside"
-	fi
 	if [ ! -e "$work/rewound" ]; then
 		say "taking back what this server has and the new primary has not"
-		rewind
-		case $? in
-			0) : >"$work/rewound" ;;
-			2) back_out "pg_rewind cannot work: see $work/rejoin.log" ;;
-			*) : >"$pgdata/standby.signal"
-				fail "pg_rewind failed half-way: the data directory $pgdata cannot be used until it has succeeded" ;;
-		esac
+		if ! rewind; then
+			: >"$pgdata/standby.signal"
+			fail "pg_rewind failed half-way: nothing in $pgdata can be used until it has succeeded"
+		fi
+		: >"$work/rewound"
 	fi
 	say "putting the server's own files back"
 	restore_own_files || fail "could not put the files in $work/aside back into $pgdata"
@@ -227,29 +271,19 @@ become_standby()
 	done
 	rm -f "$pgdata/recovery.signal"
 	: >"$pgdata/standby.signal" || fail "could not make $pgdata/standby.signal"
-	[ "$fsync" != on ] || run sync
+	[ "$fsync" != on ] || sync
 	rm -f "$pgdata/replica_ctl.fence" "$pgdata/replica_ctl.fence.new"
 	unlock_directory || fail "could not change the mode of $pgdata"
+	: >"$work/done"
 }
 
 rm -f "$work/failed"
 say "---- making the server in $pgdata a standby of $new_primary"
-if [ ! -e "$work/done" ] && [ ! -e "$work/rewound" ]; then
-	if [ ! -e "$work/begun" ]; then
-		unlock_directory
-		stop_server || fail "the server does not stop: end what holds it"
-		if [ "$(cluster_state)" != "shut down" ]; then
-			say "it was not shut down cleanly: starting it once more, fenced"
-			start_server && stop_server
-			[ "$(cluster_state)" = "shut down" ] || fail "the server in $pgdata cannot be shut down cleanly"
-		fi
-	fi
-	lock_directory || fail "could not change the mode of $pgdata"
-	running && { unlock_directory; fail "somebody has started the server again"; }
+if [ ! -e "$work/done" ]; then
+	[ -e "$work/begun" ] || begin
+	become_standby
 fi
-[ -e "$work/done" ] || become_standby
-: >"$work/done"
 start_server || fail "the server in $pgdata does not start: see its log"
-rm -rf "$work/aside" "$work/saved" "$work/begun" "$work/rewound" "$work/names" "$work/ours" \
+rm -rf "$work/aside" "$work/wal" "$work/begun" "$work/rewound" "$work/names" "$work/ours" \
 	"$work/moved" "$work/postmaster.opts" "$work/server_log" "$work/plan" "$work/done"
 say "---- this server is a standby now"
