@@ -307,7 +307,8 @@ sub restart_pid
 }
 
 # Servers that change roles are asked by where they are, whatever they are:
-# { name, host, port, dir } of a replica, or of a node.
+# { name, host, port, dir } of a replica, or of a node; and user, if it is not
+# the one who runs the test.
 sub server_of
 {
 	my ($node, $name) = @_;
@@ -331,7 +332,7 @@ sub ask
 	my $success = eval {
 		IPC::Run::run(
 			[ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-h', $server->{host}, '-p', $server->{port},
-				'-d', 'postgres', '-f', '-' ],
+				defined $server->{user} ? ('-U', $server->{user}) : (), '-d', 'postgres', '-f', '-' ],
 			'<', \$sql, '>', \$out, '2>', \$err);
 	};
 	chomp($out, $err);
