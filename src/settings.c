@@ -13,8 +13,8 @@
 
 #include "miscadmin.h"
 #include "utils/guc.h"
+#include "utils/timestamp.h"
 
-#include "core/fault.h"
 #include "settings.h"
 
 char	   *rctl_database = NULL;
@@ -26,12 +26,18 @@ int			rctl_max_operations = 4;
 int			rctl_max_replicas = 200;
 int			rctl_progress_timeout = 300000;
 char	   *rctl_restart_command = NULL;
+int			rctl_retention = 30 * SECS_PER_DAY;
 int			rctl_sample_interval = 1000;
 int			rctl_slot_action = RCTL_SLOT_ACTION_WARN;
 int			rctl_slot_inactive_limit = 86400;
 int			rctl_slot_scope = RCTL_SLOT_SCOPE_OWNED;
 int			rctl_slot_wal_limit = 0;
 int			rctl_step_retries = 5;
+
+#ifdef RCTL_TEST
+char	   *rctl_test_fault = NULL;
+int			rctl_test_rounds = 0;
+#endif
 
 static const struct config_enum_entry fence_actions[] = {
 	{"hold", RCTL_FENCE_ACTION_HOLD, false},
@@ -125,6 +131,11 @@ rctl_settings_define(void)
 							   "A path and arguments, separated by spaces; no shell. Empty means pg_ctl.",
 							   &rctl_restart_command, "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, check_restart_command, NULL, NULL);
+	DefineCustomIntVariable("replica_ctl.retention",
+							"Time for which ended operations and events are kept.",
+							"0 keeps them for ever.",
+							&rctl_retention, 30 * SECS_PER_DAY, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("replica_ctl.sample_interval",
 							"Time between two samples of this server and its replicas.",
 							NULL, &rctl_sample_interval, 1000, 100, 3600000,
@@ -154,7 +165,16 @@ rctl_settings_define(void)
 							NULL, &rctl_step_retries, 5, 0, 100,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 
-	rctl_fault_define();
+#ifdef RCTL_TEST
+	DefineCustomStringVariable("replica_ctl.test_fault",
+							   "Faults to inject into steps.",
+							   NULL, &rctl_test_fault, "",
+							   PGC_SIGHUP, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	DefineCustomIntVariable("replica_ctl.test_rounds",
+							"Rounds that the launcher makes without a pause, saying how its memory grew.",
+							NULL, &rctl_test_rounds, 0, 0, INT_MAX,
+							PGC_SIGHUP, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+#endif
 
 	MarkGUCPrefixReserved("replica_ctl");
 }

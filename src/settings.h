@@ -35,12 +35,18 @@ extern int	rctl_max_operations;
 extern int	rctl_max_replicas;	/* that are monitored */
 extern int	rctl_progress_timeout;	/* ms, 0 = none */
 extern char *rctl_restart_command;	/* "" = pg_ctl */
+extern int	rctl_retention;		/* s, 0 = for ever */
 extern int	rctl_sample_interval;	/* ms */
 extern int	rctl_slot_action;	/* RctlSlotAction */
 extern int	rctl_slot_inactive_limit;	/* s, 0 = none */
 extern int	rctl_slot_scope;	/* RctlSlotScope */
 extern int	rctl_slot_wal_limit;	/* MB, 0 = none */
 extern int	rctl_step_retries;	/* attempts after the first */
+
+#ifdef RCTL_TEST
+extern char *rctl_test_fault;	/* see core/fault.h */
+extern int	rctl_test_rounds;	/* of the launcher, without a pause */
+#endif
 
 /* Defines all settings and reserves the prefix.  Call from _PG_init only. */
 extern void rctl_settings_define(void);

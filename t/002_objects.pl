@@ -102,7 +102,7 @@ for my $row (split /\n/, rows(q{
 	if ($unit ne '')
 	{
 		# times and sizes are documented in words
-		my $read = $unit =~ /B$/ ? 'pg_size_bytes(%s)' : '%s::interval';
+		my $read = $unit =~ /B$/ ? 'pg_size_bytes(%s)' : 'justify_hours(%s::interval)';
 		$default = rows('SELECT ' . sprintf($read, "'$default $unit'"));
 		$documented = rows('SELECT ' . sprintf($read, "'$documented'")) if defined $documented;
 	}

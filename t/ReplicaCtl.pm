@@ -47,6 +47,9 @@ our @EXPORT = qw(
   ask
   wait_ask
   switch_to
+  mock_server
+  mock_files
+  set_fault
 );
 
 my @primaries;
@@ -381,6 +384,46 @@ sub test_build
 	my ($node) = @_;
 	return $node->safe_psql('postgres',
 		q{SELECT count(*) FROM replica_ctl.steps() WHERE provider = 'mock'}) > 0;
+}
+
+# Makes server "mock", of the provider that only test builds have.
+sub mock_server
+{
+	my ($node) = @_;
+	my $dir = mock_dir($node);
+
+	make_path($dir);
+	$node->safe_psql('postgres', qq{
+		CREATE FUNCTION validate_mock(text[], oid) RETURNS void AS 'replica_ctl', 'rctl_validate_mock' LANGUAGE C STRICT;
+		CREATE FOREIGN DATA WRAPPER replica_mock VALIDATOR validate_mock;
+		CREATE SERVER mock FOREIGN DATA WRAPPER replica_mock OPTIONS (directory '$dir');});
+	return;
+}
+
+sub mock_dir
+{
+	my ($node) = @_;
+	return $node->basedir . '/mock';
+}
+
+# What the mock provider's replicas consist of: "1.data 1.slot ...", by id.
+sub mock_files
+{
+	my ($node) = @_;
+	return join ' ', sort map { basename($_) } glob mock_dir($node) . '/*';
+}
+
+# Sets replica_ctl.test_fault ('' for none), and waits until new workers know.
+sub set_fault
+{
+	my ($node, $fault) = @_;
+
+	$node->safe_psql('postgres', "ALTER SYSTEM SET replica_ctl.test_fault = '$fault'");
+	$node->reload;
+	wait_until(
+		sub { $node->safe_psql('postgres', 'SHOW replica_ctl.test_fault') eq $fault },
+		"the fault $fault");
+	return;
 }
 
 # Replicas are daemons: they would survive a test that dies.  This runs before

@@ -13,37 +13,18 @@
 
 #include "miscadmin.h"
 #include "storage/ipc.h"
-#include "utils/guc.h"
+#include "storage/latch.h"
+#include "utils/wait_event.h"
 
 #include "core/fault.h"
 #include "net/wait.h"
+#include "settings.h"
 
-static char *test_fault = NULL;
+#define BLOCK_MS 500
 
-void
-rctl_fault_define(void)
+static void
+inject(const char *action)
 {
-	DefineCustomStringVariable("replica_ctl.test_fault",
-							   "Fault to inject into a step, for tests.",
-							   NULL, &test_fault, "",
-							   PGC_SIGHUP, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
-}
-
-void
-rctl_fault(const char *kind, const char *step, const char *when, int attempt)
-{
-	char	   *place = psprintf("%s.%s.%s=", kind, step, when);
-	const char *action;
-	const char *times;
-
-	if (strncmp(test_fault, place, strlen(place)) != 0)
-		return;
-	action = test_fault + strlen(place);
-	times = strchr(action, '*');
-	if (times && attempt > strtol(times + 1, NULL, 10))
-		return;
-
-	ereport(LOG, (errmsg("injecting fault %s", test_fault)));
 	if (strncmp(action, "crash", 5) == 0)
 		kill(MyProcPid, SIGKILL);
 	else if (strncmp(action, "exit", 4) == 0)
@@ -53,12 +34,46 @@ rctl_fault(const char *kind, const char *step, const char *when, int attempt)
 		for (;;)
 			rctl_sleep(1000);
 	}
+	else if (strncmp(action, "block", 5) == 0)
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, BLOCK_MS, PG_WAIT_EXTENSION);
 	else
 		ereport(ERROR,
 				(errcode(MAKE_SQLSTATE(action[0], action[1], action[2], action[3], action[4])),
-				 errmsg("injected fault at %s %s.%s", when, kind, step),
-				 errdetail("replica_ctl.test_fault is \"%s\".", test_fault),
-				 errhint("Reset replica_ctl.test_fault.")));
+				 errmsg("injected fault"),
+				 errdetail("It is %s.", action),
+				 errhint("Inject none.")));
+}
+
+/* Obeys the first fault of the list that names the place. */
+static void
+look_for(const char *faults, const char *place, int attempt)
+{
+	for (const char *fault = faults; fault; fault = strchr(fault, ';'))
+	{
+		const char *action;
+		const char *times;
+
+		if (*fault == ';')
+			fault++;
+		if (strncmp(fault, place, strlen(place)) != 0)
+			continue;
+		action = pnstrdup(fault + strlen(place), strcspn(fault + strlen(place), ";"));
+		times = strchr(action, '*');
+		if (times && attempt > strtol(times + 1, NULL, 10))
+			return;
+		ereport(LOG, (errmsg("injecting fault %s%s", place, action)));
+		inject(action);
+		return;
+	}
+}
+
+void
+rctl_fault(RctlOp *op, const char *kind, const char *step, const char *when)
+{
+	char	   *place = psprintf("%s.%s.%s=", kind, step, when);
+
+	look_for(rctl_test_fault, place, op->attempt);
+	look_for(rctl_map_get(op->replica->options, "fault"), place, op->attempt);
 }
 
 #endif							/* RCTL_TEST */

@@ -36,6 +36,7 @@ static const RctlOptionDef mock_mapping_options[] = {
 static const RctlOptionDef mock_create_options[] = {
 	{"bytes", RCTL_OPTION_INTEGER, "size of the copy in bytes, default 0", 0, PG_INT64_MAX},
 	{"duration_ms", RCTL_OPTION_INTEGER, "how long the copy takes, default 0", 0, 3600000},
+	{"fault", RCTL_OPTION_TEXT, "faults to inject into the steps, see core/fault.h"},
 	{NULL}
 };
 
@@ -54,7 +55,7 @@ make_file(RctlOp *op, const char *part)
 	FILE	   *file;
 
 	rctl_map_set(object, "path", path);
-	rctl_op_cleanup_add(op, "file", object, false);
+	rctl_op_cleanup_add(op, part, object, false);
 	file = AllocateFile(path, "w");
 	if (file == NULL)
 		ereport(ERROR,
@@ -130,7 +131,7 @@ mock_cleanup(RctlOp *op, const RctlCleanup *record)
 
 static const RctlStep mock_create[] = {
 	{"reserve", mock_reserve, "make the slot file"},
-	{"copy", mock_copy, "make the data file"},
+	{"copy", mock_copy, "make the data file", .weight = 8},
 	{"start", mock_start, "make the process file"},
 	{NULL}
 };
@@ -141,6 +142,7 @@ static const RctlStep mock_attach[] = {
 };
 
 static const RctlStep mock_drop[] = {
+	{"look", mock_look, "look"},
 	{"stop", mock_stop, "remove the process file", true},
 	{"remove", mock_remove, "remove the other files", true},
 	{NULL}
