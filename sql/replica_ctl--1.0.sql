@@ -72,8 +72,6 @@ CREATE TABLE replica_ctl.operation (
 );
 CREATE UNIQUE INDEX operation_one_per_replica ON replica_ctl.operation (replica_id)
 	WHERE state IN ('queued', 'running');
-CREATE INDEX operation_due ON replica_ctl.operation (not_before, operation_id)
-	WHERE state IN ('queued', 'running');
 CREATE INDEX operation_by_replica ON replica_ctl.operation (replica, operation_id);
 COMMENT ON TABLE replica_ctl.operation IS 'one asked-for change each, worked on step by step';
 COMMENT ON COLUMN replica_ctl.operation.scratch IS 'what its steps remember; no secrets';
@@ -251,6 +249,9 @@ COMMENT ON FUNCTION replica_ctl.metrics_history() IS 'the samples of each metric
 
 ----------------------------------------------------------------------------
 -- Views
+--
+-- Functions are qualified and operators meet the types that they are made
+-- for: a better match in the schema of CREATE EXTENSION must not be taken.
 ----------------------------------------------------------------------------
 
 -- A replica and its WAL sender belong together by application_name.  A replica
@@ -270,7 +271,7 @@ CREATE VIEW @extschema@.replica_lag AS
 COMMENT ON VIEW @extschema@.replica_lag IS 'standbys, ours or not, connected or not, and how far behind they are';
 
 CREATE VIEW @extschema@.replica_status AS
-	SELECT r.name AS replica, r.server, regexp_replace(w.fdwname, '^replica_', '') AS provider,
+	SELECT r.name AS replica, r.server, pg_catalog.regexp_replace(w.fdwname::text, '^replica_', '') AS provider,
 		CASE WHEN r.state <> 'streaming' THEN r.state ELSE coalesce(s.state, 'disconnected') END AS state,
 		(r.facts->>'host') || ':' || (r.facts->>'port') AS endpoint,
 		coalesce(s.connected, false) AS connected,
@@ -317,8 +318,8 @@ CREATE VIEW @extschema@.replica_operations AS
 		coalesce(b.bytes_done, o.bytes_done) AS bytes_done,
 		coalesce(b.bytes_total, o.bytes_total) AS bytes_total,
 		b.bytes_per_second,
-		CASE WHEN b.bytes_per_second > 0 AND b.bytes_total >= b.bytes_done
-			THEN make_interval(secs => (b.bytes_total - b.bytes_done) / b.bytes_per_second) END AS eta,
+		CASE WHEN b.bytes_per_second > 0.0::double precision AND b.bytes_total >= b.bytes_done
+			THEN pg_catalog.make_interval(secs => (b.bytes_total - b.bytes_done)::double precision / b.bytes_per_second) END AS eta,
 		o.attempts, o.requested_by, o.requested_at, o.started_at, o.finished_at,
 		o.sqlstate, o.message, o.detail, o.hint
 	FROM replica_ctl.operation o LEFT JOIN replica_ctl.board() b ON b.operation = o.operation_id;

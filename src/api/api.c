@@ -33,11 +33,17 @@ void
 rctl_api_require_primary(void)
 {
 	if (!rctl_board_exists())
+	{
+		const char *loaded = shared_preload_libraries_string;
+
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("replica_ctl must be loaded via shared_preload_libraries"),
-				 errhint("Run ALTER SYSTEM SET shared_preload_libraries = %s and restart the server.",
-						 quote_literal_cstr("replica_ctl"))));
+				 loaded && loaded[0]
+				 ? errhint("Add replica_ctl to shared_preload_libraries, which is now \"%s\", and restart the server.", loaded)
+				 : errhint("Run ALTER SYSTEM SET shared_preload_libraries = %s and restart the server.",
+						   quote_literal_cstr("replica_ctl"))));
+	}
 	if (RecoveryInProgress())
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
@@ -95,6 +101,19 @@ rctl_api_queued(int64 operation)
 								 GUC_ACTION_LOCAL, true, 0, false);
 }
 
+int64
+rctl_api_interval_ms(const Interval *interval, const char *what)
+{
+	int64		ms = interval->time / 1000 + interval->day * (USECS_PER_DAY / 1000);
+
+	if (interval->month != 0 || ms < 0 || ms > INT_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is out of range", what),
+				 errhint("It is at least 0 and at most 24 days.")));
+	return ms;
+}
+
 bool
 rctl_api_queued_here(int64 operation)
 {
@@ -106,17 +125,4 @@ rctl_api_queued_here(int64 operation)
 			return true;
 	}
 	return false;
-}
-
-int64
-rctl_api_interval_ms(Interval *interval, const char *what)
-{
-	int64		ms = interval->time / 1000 + (int64) interval->day * (USECS_PER_DAY / 1000);
-
-	if (interval->month != 0 || ms < 0 || ms > INT_MAX)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s is out of range", what),
-				 errhint("It is at least 0 and at most 24 days.")));
-	return ms;
 }

@@ -10,7 +10,7 @@
 
 #include "postgres.h"
 
-#include "datatype/timestamp.h"
+#include "utils/timestamp.h"
 
 /*
  * Raises an error, with what to do about it, unless operations can be queued
@@ -20,15 +20,15 @@
 extern void rctl_api_require_primary(void);
 
 /*
- * The current transaction queued an operation: the launcher is woken when it
- * commits.
+ * The current transaction changed what an operation waits for: the launcher
+ * is woken when it commits.  0: no operation in particular.
  */
 extern void rctl_api_queued(int64 operation);
 
-/* Whether this transaction queued it, so that nobody else can see it yet. */
-extern bool rctl_api_queued_here(int64 operation);
+/* An interval argument in ms; raises an error if it is negative or longer than 24 days. */
+extern int64 rctl_api_interval_ms(const Interval *interval, const char *what);
 
-/* An interval argument in ms; negative ones and those of more than 24 days are refused. */
-extern int64 rctl_api_interval_ms(Interval *interval, const char *what);
+/* Whether the operation waits for this transaction to commit. */
+extern bool rctl_api_queued_here(int64 operation);
 
 #endif							/* REPLICA_CTL_API_API_H */

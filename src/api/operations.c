@@ -329,10 +329,21 @@ rctl_sql_drill(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_DRILL, arguments, NULL));
 }
 
+/* Who asked for an operation may cancel it, and who could ask for one like it. */
+static void
+require_cancel_right(const RctlOutcome *outcome)
+{
+	Oid			requester = get_role_oid(outcome->requested_by, true);
+	ForeignServer *server;
+
+	if ((!OidIsValid(requester) || !has_privs_of_role(GetUserId(), requester)) && outcome->server)
+		(void) usable_provider(outcome->server, &server);
+}
+
 /*
  * A running operation is told over the board, at once and whatever becomes of
  * the caller's transaction: that works on a fenced server too.  One that is
- * not running is marked in its row.
+ * not running is marked in its row, and ends there if it never started.
  */
 Datum
 rctl_sql_cancel(PG_FUNCTION_ARGS)
@@ -341,25 +352,38 @@ rctl_sql_cancel(PG_FUNCTION_ARGS)
 	RctlOutcome outcome;
 	RctlStoreScope scope;
 	bool		known;
-	bool		asked = false;
+	bool		marked;
 
 	rctl_api_require_primary();
 	rctl_store_enter(&scope);
-	known = rctl_store_outcome(operation, &outcome);
-	if (known && rctl_board_cancel(operation))
-		asked = true;
-	else if (known && (outcome.state == RCTL_STATE_QUEUED || outcome.state == RCTL_STATE_RUNNING))
-		asked = rctl_store_request_cancel(operation);
+	known = rctl_store_outcome(operation, &outcome, false);
 	rctl_store_leave(&scope);
-
 	if (!known)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("operation " INT64_FORMAT " does not exist", operation),
 				 errhint("SELECT * FROM replica_operations lists the operations.")));
-	if (asked)
+	require_cancel_right(&outcome);
+
+	if (outcome.state != RCTL_STATE_QUEUED && outcome.state != RCTL_STATE_RUNNING)
+		PG_RETURN_BOOL(false);
+	if (outcome.no_return)
+	{
+		ereport(NOTICE,
+				(errmsg("operation " INT64_FORMAT " (%s of replica \"%s\") can no longer be cancelled",
+						operation, outcome.kind, outcome.replica),
+				 errdetail("It is past the point from which it could be undone.")));
+		PG_RETURN_BOOL(false);
+	}
+	if (rctl_board_cancel(operation))
+		PG_RETURN_BOOL(true);
+
+	rctl_store_enter(&scope);
+	marked = rctl_store_request_cancel(operation);
+	rctl_store_leave(&scope);
+	if (marked)
 		rctl_api_queued(operation);
-	PG_RETURN_BOOL(asked);
+	PG_RETURN_BOOL(marked);
 }
 
 Datum

@@ -44,8 +44,9 @@ typedef struct BoardSlot
 
 typedef struct Board
 {
+	pg_atomic_uint64 changes;	/* lock-free; counted before changed is
+								 * broadcast */
 	ConditionVariable changed;	/* own lock */
-	pg_atomic_uint64 changes;	/* lock-free */
 	int			launcher_pid;	/* lock; 0 = none */
 	int			monitor_pid;	/* lock; 0 = none */
 	int			watchers[MAX_WATCHERS]; /* lock; pids, 0 = free */
@@ -79,8 +80,8 @@ rctl_board_shmem_init(void)
 	if (!found)
 	{
 		memset(board, 0, rctl_board_shmem_size());
-		ConditionVariableInit(&board->changed);
 		pg_atomic_init_u64(&board->changes, 0);
+		ConditionVariableInit(&board->changed);
 		board->nslots = rctl_max_operations;
 		for (int i = 0; i < board->nslots; i++)
 			pg_atomic_init_u32(&board->slots[i].cancel, 0);
@@ -214,15 +215,14 @@ rctl_board_free_slots(void)
 static void
 leave_worker(int code, Datum arg)
 {
-	int			launcher;
-
+	if (my_slot < 0)
+		return;
 	LWLockAcquire(board_lock, LW_EXCLUSIVE);
 	memset(&board->slots[my_slot].entry, 0, sizeof(RctlBoardEntry));
-	launcher = board->launcher_pid;
 	LWLockRelease(board_lock);
 	my_slot = -1;
-	wake_pid(launcher);
-	ConditionVariableBroadcast(&board->changed);
+	rctl_board_wake_launcher();
+	rctl_board_changed();
 }
 
 bool
@@ -252,25 +252,50 @@ rctl_board_cancelled(void)
 	return my_slot >= 0 && pg_atomic_read_u32(&board->slots[my_slot].cancel) != 0;
 }
 
+void
+rctl_board_cancel_self(void)
+{
+	if (my_slot >= 0)
+		pg_atomic_write_u32(&board->slots[my_slot].cancel, 1);
+	SetLatch(MyLatch);
+}
+
+bool
+rctl_board_retire(void)
+{
+	bool		cancelled;
+
+	LWLockAcquire(board_lock, LW_EXCLUSIVE);
+	cancelled = rctl_board_cancelled();
+	if (!cancelled)
+	{
+		memset(&board->slots[my_slot].entry, 0, sizeof(RctlBoardEntry));
+		my_slot = -1;
+	}
+	LWLockRelease(board_lock);
+	if (!cancelled)
+		rctl_board_wake_launcher();
+	return !cancelled;
+}
+
 bool
 rctl_board_cancel(int64 operation)
 {
 	int			pid = 0;
-	bool		found = false;
 
 	LWLockAcquire(board_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < board->nslots && !found; i++)
+	for (int i = 0; i < board->nslots; i++)
 	{
 		if (board->slots[i].entry.operation == operation)
 		{
 			pg_atomic_write_u32(&board->slots[i].cancel, 1);
 			pid = board->slots[i].entry.pid;
-			found = true;
+			break;
 		}
 	}
 	LWLockRelease(board_lock);
 	wake_pid(pid);
-	return found;
+	return pid != 0;
 }
 
 void
@@ -413,7 +438,7 @@ rctl_board_watchers(const char *and_this_pid)
 }
 
 void
-rctl_board_wait_prepare(void)
+rctl_board_enter_watchers(void)
 {
 	static bool registered = false;
 
@@ -421,18 +446,27 @@ rctl_board_wait_prepare(void)
 		before_shmem_exit(leave_watchers, (Datum) 0);
 	registered = true;
 	(void) replace_watcher(0, MyProcPid);
-	ConditionVariablePrepareToSleep(&board->changed);
 }
 
 void
-rctl_board_wait_sleep(long timeout_ms)
+rctl_board_leave_watchers(void)
 {
-	(void) ConditionVariableTimedSleep(&board->changed, timeout_ms, PG_WAIT_EXTENSION);
-}
-
-void
-rctl_board_wait_done(void)
-{
-	ConditionVariableCancelSleep();
 	(void) replace_watcher(MyProcPid, 0);
+}
+
+/*
+ * The count, not the condition variable, tells whether something happened
+ * between a look and this: a subtransaction that ends takes its session off
+ * every condition variable.
+ */
+void
+rctl_board_wait(uint64 seen, long timeout_ms)
+{
+	ConditionVariablePrepareToSleep(&board->changed);
+	while (rctl_board_changes() == seen)
+	{
+		if (ConditionVariableTimedSleep(&board->changed, timeout_ms, PG_WAIT_EXTENSION))
+			break;
+	}
+	ConditionVariableCancelSleep();
 }

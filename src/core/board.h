@@ -57,6 +57,16 @@ extern bool rctl_board_enter_worker(int slot, int64 operation);
 /* Whether somebody asked for a cancel of this worker's operation. Lock-free. */
 extern bool rctl_board_cancelled(void);
 
+/* Asks for it from within; safe in a signal handler. */
+extern void rctl_board_cancel_self(void);
+
+/*
+ * Leaves the board before this process exits, so that a cancel that is asked
+ * for from now on is written to the operation's row.  False, and it stays, if
+ * one was asked for already: nobody but this worker knows of it.
+ */
+extern bool rctl_board_retire(void);
+
 /* base and share: what part of the whole (0 to 1) is done before, and done by, the running step. */
 extern void rctl_board_step(double base, double share);
 extern void rctl_board_progress(const char *phase, uint64 bytes_done, uint64 bytes_total);
@@ -68,7 +78,11 @@ extern void rctl_board_self(RctlBoardEntry *entry);
 
 extern void rctl_board_wake_launcher(void);
 
-/* Sets the cancel flag and wakes the worker; false if the operation is not on the board. */
+/*
+ * Sets the cancel flag and wakes the worker.  False if no worker has taken up
+ * the operation; if one is about to, it will see the flag, but may never
+ * start.
+ */
 extern bool rctl_board_cancel(int64 operation);
 
 /* Copies the taken slots; returns how many.  entries has room for rctl_max_operations. */
@@ -84,17 +98,19 @@ extern void rctl_board_enter_monitor(void);
 extern uint64 rctl_board_changes(void);
 
 /*
- * For a session that waits for changes: prepare before it looks, then sleep
- * (at most timeout_ms; interrupts raise), at the end done.
+ * For a session that waits for changes: note the number of changes so far,
+ * look, then sleep until there are more (at most timeout_ms; interrupts
+ * raise).
  */
+extern void rctl_board_wait(uint64 seen, long timeout_ms);
+
 /*
- * A session between prepare and done is a watcher; so is the one that asked
- * for the operation.  The list, "1,2,3", is for sparing them when the
- * sessions of a server are ended.
+ * Meanwhile it is a watcher; so is the session that asked for the operation.
+ * The list, "1,2,3", is for sparing them when the sessions of a server are
+ * ended.
  */
+extern void rctl_board_enter_watchers(void);
+extern void rctl_board_leave_watchers(void);
 extern char *rctl_board_watchers(const char *and_this_pid);
-extern void rctl_board_wait_prepare(void);
-extern void rctl_board_wait_sleep(long timeout_ms);
-extern void rctl_board_wait_done(void);
 
 #endif							/* REPLICA_CTL_CORE_BOARD_H */

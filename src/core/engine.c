@@ -15,6 +15,9 @@
  * was asked to cancel is never told from a failed one by its SQLSTATE, only by
  * the request.
  *
+ * The cleanup records are in memory too, for the one case in which the tables
+ * are no longer there: see rctl_engine_abandon().
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -25,6 +28,7 @@
 #include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "replication/slot.h"
 #include "storage/lwlock.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -45,35 +49,64 @@
 #define RETRY_FIRST_MS 500
 #define RETRY_LAST_MS 60000
 
+/* How often a step that waits finds out whether the extension is still there. */
+#define CHECK_LOST_MS 1000
+
 /* What this worker's wait check looks at. */
 static RctlOpRow *current = NULL;
 static TimestampTz last_progress = 0;
+static TimestampTz last_check_lost = 0;
+
+/* The records of this operation that are not handled yet, latest first; in op.context. */
+static List *made = NIL;
 
 /* ---------------------------------------------------------------------
  * Waiting: cancel and the no-progress deadline
  * ---------------------------------------------------------------------
  */
 
+/* Whether a cancel was asked for that can still be obeyed. */
+static bool
+cancel_pending(RctlOpRow *row)
+{
+	if (row->undoing || row->no_return)
+		return false;
+	row->cancel_requested |= rctl_board_cancelled();
+	return row->cancel_requested;
+}
+
+static void
+raise_cancelled(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_QUERY_CANCELED),
+			 errmsg("the operation was cancelled")));
+}
+
 static void
 check_wait(void)
 {
+	TimestampTz now = GetCurrentTimestamp();
+
 	if (current == NULL)
 		return;
-	if (!current->undoing && !current->no_return &&
-		(current->cancel_requested || rctl_board_cancelled()))
-	{
-		current->cancel_requested = true;
-		ereport(ERROR,
-				(errcode(ERRCODE_QUERY_CANCELED),
-				 errmsg("the operation was cancelled")));
-	}
+	if (cancel_pending(current))
+		raise_cancelled();
 	if (rctl_progress_timeout > 0 &&
-		TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(), rctl_progress_timeout))
+		TimestampDifferenceExceeds(last_progress, now, rctl_progress_timeout))
 		ereport(ERROR,
 				(errcode(ERRCODE_QUERY_CANCELED),
 				 errmsg("step \"%s\" made no progress for %d ms",
 						current->op.step ? current->op.step : "undo", rctl_progress_timeout),
 				 errhint("replica_ctl.progress_timeout sets how long a step may stand still.")));
+	if (TimestampDifferenceExceeds(last_check_lost, now, CHECK_LOST_MS))
+	{
+		last_check_lost = now;
+		if (!current->no_return && !rctl_store_lost() && rctl_store_check_lost())
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("extension replica_ctl was dropped while the operation ran")));
+	}
 }
 
 void
@@ -102,7 +135,7 @@ rctl_op_progress(RctlOp *op, const char *phase, uint64 bytes_done, uint64 bytes_
 void
 rctl_op_begin(RctlOp *op)
 {
-	rctl_store_begin();
+	rctl_store_begin_elsewhere();
 }
 
 void
@@ -114,6 +147,8 @@ rctl_op_commit(RctlOp *op)
 void
 rctl_op_save(RctlOp *op)
 {
+	if (rctl_store_lost())
+		return;
 	rctl_store_begin();
 	rctl_store_save(current);
 	rctl_store_commit();
@@ -122,10 +157,43 @@ rctl_op_save(RctlOp *op)
 void
 rctl_op_cleanup_add(RctlOp *op, const char *type, const RctlMap *object, bool always)
 {
+	MemoryContext old = CurrentMemoryContext;
+	RctlCleanup *record;
+	int64		id;
+
 	rctl_store_begin();
 	rctl_store_save(current);
-	rctl_store_cleanup_add(current, type, object, always);
+	id = rctl_store_cleanup_add(current, type, object, always);
 	rctl_store_commit();
+	if (id == 0)
+		return;
+
+	MemoryContextSwitchTo(op->context);
+	record = palloc(sizeof(RctlCleanup));
+	record->id = id;
+	record->type = pstrdup(type);
+	record->object = rctl_map_copy(object);
+	made = lcons(record, made);
+	MemoryContextSwitchTo(old);
+}
+
+/* The record's object is gone. */
+static void
+forget(const RctlCleanup *record)
+{
+	ListCell   *lc;
+
+	if (!rctl_store_lost())
+	{
+		rctl_store_begin();
+		rctl_store_cleanup_forget(record->id);
+		rctl_store_commit();
+	}
+	foreach(lc, made)
+	{
+		if (((RctlCleanup *) lfirst(lc))->id == record->id)
+			made = foreach_delete_current(made, lc);
+	}
 }
 
 void
@@ -147,6 +215,8 @@ rctl_op_event(RctlOp *op, const char *severity, const char *kind,
 			enlargeStringInfo(&message, needed);
 	} while (needed > 0);
 
+	if (rctl_store_lost())
+		return;
 	rctl_store_begin();
 	rctl_store_event(op->replica->name, op->id, severity, kind, message.data,
 					 detail ? rctl_map_to_json(detail) : NULL, op->requested_by);
@@ -158,6 +228,8 @@ rctl_op_replica(RctlOp *op, const char *name)
 {
 	RctlReplica *replica;
 
+	if (rctl_store_lost())
+		return NULL;
 	rctl_store_begin();
 	replica = rctl_store_replica(name);
 	rctl_store_commit();
@@ -199,7 +271,7 @@ rctl_op_secret(RctlOp *op, const char *option)
 	MemoryContext caller = CurrentMemoryContext;
 	char	   *secret = NULL;
 
-	rctl_store_begin();
+	rctl_store_begin_elsewhere();
 	for (int i = 0; i < lengthof(users) && secret == NULL; i++)
 	{
 		HeapTuple	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(users[i]),
@@ -267,6 +339,8 @@ catch_error(RctlOpRow *row, int *sqlerrcode)
 	LWLockReleaseAll();
 	pgstat_report_wait_end();
 	AbortOutOfAnyTransaction();
+	if (MyReplicationSlot != NULL)
+		ReplicationSlotRelease();
 	RESUME_INTERRUPTS();
 	MemoryContextSwitchTo(row->op.context);
 	MemoryContextReset(row->op.step_context);
@@ -400,16 +474,19 @@ succeed(RctlOpRow *row)
 static void
 park(RctlOpRow *row, RctlError *error, List *left)
 {
+	bool		halfway = row->no_return || row->previous_state == NULL;
+	bool		drop = row->op.kind == RCTL_OP_DROP || !row->no_return;
+
 	if (left != NIL)
 		error->detail = psprintf("%s%sNot removed: %s.", error->detail ? error->detail : "",
 								 error->detail ? "\n" : "", object_list(left));
 	if (error->hint == NULL || left != NIL)
 		error->hint = psprintf("When the cause is gone, run SELECT %s(%s).",
-							   row->no_return ? "replica_repair" : "replica_drop",
+							   drop ? "replica_drop" : "replica_repair",
 							   quote_literal_cstr(row->op.replica->name));
 	rctl_store_begin();
 	rctl_store_end(row, RCTL_EVENT_PARK, error,
-				   row->previous_state ? row->previous_state : "failed", error->message);
+				   halfway ? "failed" : row->previous_state, error->message);
 	end_event(row, "error", "needs_attention", error);
 	rctl_store_commit();
 }
@@ -457,9 +534,9 @@ handle_record(RctlOpRow *row, const void *arg)
 	const RctlCleanup *record = arg;
 
 	rctl_op_progress(&row->op, psprintf("removing %s", record->type), 0, 0);
-	rctl_fault("undo", record->type, "before", row->op.attempt);
+	rctl_fault(&row->op, "undo", record->type, "before");
 	remove_object(&row->op, record);
-	rctl_fault("undo", record->type, "after", row->op.attempt);
+	rctl_fault(&row->op, "undo", record->type, "after");
 }
 
 /* Handles records, latest first; returns those that could not be, and the first error. */
@@ -485,9 +562,7 @@ handle_records(RctlOpRow *row, List *records, RctlError **first_error, bool *tra
 			*transient &= rctl_error_is_transient(sqlerrcode);
 			continue;
 		}
-		rctl_store_begin();
-		rctl_store_cleanup_forget(record->id);
-		rctl_store_commit();
+		forget(record);
 	}
 	return left;
 }
@@ -505,46 +580,71 @@ rctl_op_cleanup_run(RctlOp *op, const char *type)
 		return;
 	record = linitial(records);
 	remove_object(op, record);
-	rctl_store_begin();
-	rctl_store_cleanup_forget(record->id);
-	rctl_store_commit();
+	forget(record);
 }
 
 static void
 undo(RctlOpRow *row)
 {
 	RctlError  *cause = palloc0(sizeof(RctlError));
-	RctlError  *trouble;
-	List	   *records;
+	RctlError  *trouble = NULL;
 	List	   *left;
-	bool		transient;
-
-	rctl_store_begin();
-	records = rctl_store_cleanups(row, NULL, false);
-	rctl_store_commit();
-
-	left = handle_records(row, records, &trouble, &transient);
+	bool		transient = true;
+	bool		interrupted = row->op.attempt > rctl_step_retries;
 
 	cause->sqlstate = row->sqlstate;
 	cause->message = row->message;
 	cause->detail = row->detail;
 	cause->hint = row->hint;
+
+	rctl_store_begin();
+	rctl_store_undo_attempt(row);
+	left = rctl_store_cleanups(row, NULL, false);
+	rctl_store_commit();
+
+	/* Neither must an undo crash this server for ever. */
+	if (!interrupted)
+		left = handle_records(row, left, &trouble, &transient);
+
 	if (left == NIL)
 		end_undone(row, cause);
-	else if (transient && row->op.attempt < rctl_step_retries)
+	else if (transient && !interrupted && row->op.attempt <= rctl_step_retries)
 	{
-		row->op.attempt++;
 		rctl_store_begin();
 		rctl_store_retry(row, cause, retry_delay(row->op.attempt));
 		rctl_store_commit();
 	}
 	else
 	{
+		const char *why = trouble ? trouble->message :
+		psprintf("it was interrupted %d times", row->op.attempt - 1);
+
 		cause->detail = psprintf("%s%sUndo failed: %s.%s%s", cause->detail ? cause->detail : "",
-								 cause->detail ? "\n" : "", trouble->message,
-								 trouble->detail ? " " : "", trouble->detail ? trouble->detail : "");
+								 cause->detail ? "\n" : "", why,
+								 trouble && trouble->detail ? " " : "",
+								 trouble && trouble->detail ? trouble->detail : "");
 		park(row, cause, left);
 	}
+}
+
+void
+rctl_engine_abandon(void)
+{
+	List	   *left = NIL;
+	RctlError  *trouble;
+	bool		transient;
+
+	if (current == NULL)
+		return;
+	if (!current->no_return)
+	{
+		current->undoing = true;
+		left = handle_records(current, list_copy(made), &trouble, &transient);
+	}
+	ereport(LOG,
+			(errmsg("operation " INT64_FORMAT " (%s of replica \"%s\") ended: extension replica_ctl was dropped",
+					current->op.id, rctl_op_kind_name(current->op.kind), current->op.replica->name),
+			 left != NIL ? errdetail("Not removed: %s.", object_list(left)) : 0));
 }
 
 /* ---------------------------------------------------------------------
@@ -557,43 +657,60 @@ run_step(RctlOpRow *row, const void *arg)
 {
 	const RctlStep *step = arg;
 
-	check_wait();
-	rctl_fault(rctl_op_kind_name(row->op.kind), step->name, "before", row->op.attempt);
+	rctl_fault(&row->op, rctl_op_kind_name(row->op.kind), step->name, "before");
 	step->run(&row->op);
-	rctl_fault(rctl_op_kind_name(row->op.kind), step->name, "after", row->op.attempt);
+	rctl_fault(&row->op, rctl_op_kind_name(row->op.kind), step->name, "after");
+}
+
+/* The operation goes backward from now on. */
+static void
+turn_back(RctlOpRow *row, const RctlError *error)
+{
+	rctl_store_undoing(row, error);
+	row->sqlstate = error->sqlstate;
+	row->message = error->message;
+	row->detail = error->detail;
+	row->hint = error->hint;
 }
 
 /* Decides what an error of the running step means; true: the operation goes backward now. */
 static bool
 step_failed(RctlOpRow *row, const RctlStep *step, RctlError *error, int sqlerrcode)
 {
-	bool		retry = rctl_error_is_transient(sqlerrcode) && !row->cancel_requested &&
+	bool		cancelled = cancel_pending(row);
+	bool		retry = rctl_error_is_transient(sqlerrcode) && !cancelled &&
 	!step->once && row->op.attempt <= rctl_step_retries;
 
-	if (retry)
-	{
-		rctl_store_begin();
-		rctl_store_step_failed(row);
-		rctl_store_retry(row, error, retry_delay(row->op.attempt));
-		rctl_store_commit();
-		return false;
-	}
-	if (row->no_return)
-	{
-		rctl_store_begin();
-		rctl_store_step_failed(row);
-		rctl_store_commit();
-		park(row, error, NIL);
-		return false;
-	}
 	rctl_store_begin();
 	rctl_store_step_failed(row);
-	rctl_store_undoing(row, error);
+	if (retry)
+		rctl_store_retry(row, error, retry_delay(row->op.attempt));
+	else if (!row->no_return)
+		turn_back(row, error);
 	rctl_store_commit();
-	row->sqlstate = error->sqlstate;
-	row->message = error->message;
-	row->detail = error->detail;
-	row->hint = error->hint;
+	if (!retry && row->no_return)
+		park(row, error, NIL);
+	return row->undoing;
+}
+
+/*
+ * The last moment at which a cancel can be obeyed is right before a step's
+ * start is committed: that step may be one from which there is no way back.
+ */
+static bool
+cancel_between_steps(RctlOpRow *row, const char *done)
+{
+	RctlError	error = {0};
+
+	if (!cancel_pending(row))
+		return false;
+	error.sqlstate = pstrdup(unpack_sql_state(ERRCODE_QUERY_CANCELED));
+	error.message = pstrdup("the operation was cancelled");
+	rctl_store_begin();
+	if (done)
+		rctl_store_step_done(row, done);
+	turn_back(row, &error);
+	rctl_store_commit();
 	return true;
 }
 
@@ -634,6 +751,8 @@ forward(RctlOpRow *row, const RctlPlan *plan)
 		const RctlStep *step = &plan->steps[i];
 		double		progress = rctl_plan_progress(plan, i);
 
+		if (cancel_between_steps(row, done))
+			return true;
 		rctl_store_begin();
 		rctl_store_step(row, done, step->name, i + 1, step->point_of_no_return, progress);
 		rctl_store_commit();
@@ -678,6 +797,7 @@ rctl_engine_run(int64 operation)
 {
 	RctlOpRow  *row;
 	RctlPlan	plan;
+	bool		known;
 	bool		back;
 
 	rctl_store_begin();
@@ -686,7 +806,6 @@ rctl_engine_run(int64 operation)
 	if (row == NULL)
 		return;
 
-	current = row;
 	row->op.step_context = AllocSetContextCreate(row->op.context, "replica_ctl step",
 												 ALLOCSET_DEFAULT_SIZES);
 	plan = rctl_plan(row->op.replica->provider, row->op.kind, row->op.arguments);
@@ -696,9 +815,14 @@ rctl_engine_run(int64 operation)
 				 errmsg("provider \"%s\" has no steps for \"%s\"",
 						row->op.replica->provider->name, rctl_op_kind_name(row->op.kind))));
 	rctl_store_begin();
-	rctl_store_started(row, plan.count);
+	known = rctl_store_started(row, plan.count);
+	if (known)
+		made = rctl_store_cleanups(row, NULL, false);
 	rctl_store_commit();
+	if (!known)
+		return;
 
+	current = row;
 	back = row->undoing || forward(row, &plan);
 	if (back)
 		undo(row);
@@ -708,4 +832,16 @@ rctl_engine_run(int64 operation)
 		succeed(row);
 	}
 	current = NULL;
+
+	if (row->state != RCTL_STATE_QUEUED)
+		return;
+
+	/* A cancel that came too late for this worker is for the next one. */
+	rctl_fault(&row->op, rctl_op_kind_name(row->op.kind), "retry", "after");
+	if (!rctl_board_retire())
+	{
+		rctl_store_begin();
+		(void) rctl_store_request_cancel(operation);
+		rctl_store_commit();
+	}
 }

@@ -18,4 +18,10 @@
  */
 extern void rctl_engine_run(int64 operation);
 
+/*
+ * After an error of rctl_engine_run() because the extension was dropped
+ * meanwhile: undoes what can be undone without its tables.
+ */
+extern void rctl_engine_abandon(void);
+
 #endif							/* REPLICA_CTL_CORE_ENGINE_H */

@@ -13,6 +13,7 @@
 #include "access/htup_details.h"
 #include "access/reloptions.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "catalog/pg_user_mapping.h"
@@ -20,7 +21,9 @@
 #include "executor/spi.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "pgstat.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -43,38 +46,100 @@
 /* "the row is this server's own", for the parameters $1 to $3. */
 #define OWNED "system_identifier = $1 AND timeline_id = $2::int AND home = $3"
 
+/* How many old rows one transaction of the launcher removes. */
+#define PRUNE_BATCH 1000
+
 static MemoryContext result_context = NULL;
+
+/* Who called the SQL function whose bracket is open; in a worker, itself. */
+static Oid	caller = InvalidOid;
+
+/* The registry that this worker's operation was loaded from, by its table's OID. */
+static Oid	registry = InvalidOid;
+static bool registry_lost = false;
 
 /* ---------------------------------------------------------------------
  * Brackets
  * ---------------------------------------------------------------------
  */
 
-void
-rctl_store_begin(void)
+/* The OID of the registry as it is now, locked if lockmode is not NoLock. */
+static Oid
+find_registry(LOCKMODE lockmode)
+{
+	return RangeVarGetRelid(makeRangeVar("replica_ctl", "operation", -1), lockmode, true);
+}
+
+static void
+begin(void)
 {
 	result_context = CurrentMemoryContext;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	caller = GetUserId();
+}
+
+static void
+connect_spi(void)
+{
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
 void
-rctl_store_end_read(void)
+rctl_store_begin(void)
 {
-	SPI_finish();
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(result_context);
-	pgstat_report_stat(true);
+	begin();
+	if (OidIsValid(registry) && find_registry(RowExclusiveLock) != registry)
+	{
+		registry_lost = true;
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension replica_ctl was dropped while the operation ran")));
+	}
+	connect_spi();
+}
+
+void
+rctl_store_begin_elsewhere(void)
+{
+	begin();
+	connect_spi();
+}
+
+bool
+rctl_store_check_lost(void)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	if (OidIsValid(registry) && !registry_lost)
+	{
+		StartTransactionCommand();
+		registry_lost = find_registry(NoLock) != registry;
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(old);
+	}
+	return registry_lost;
+}
+
+bool
+rctl_store_lost(void)
+{
+	return registry_lost;
 }
 
 void
 rctl_store_commit(void)
 {
-	rctl_store_end_read();
-	rctl_board_changed();
+	bool		wrote = TransactionIdIsValid(GetTopTransactionIdIfAny());
+
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(result_context);
+	pgstat_report_stat(true);
+	if (wrote)
+		rctl_board_changed();
 }
 
 /* The owner of schema replica_ctl, as whom the registry is written. */
@@ -99,6 +164,7 @@ rctl_store_enter(RctlStoreScope *scope)
 {
 	result_context = CurrentMemoryContext;
 	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
+	caller = scope->userid;
 	SetUserIdAndSecContext(registry_owner(),
 						   scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
@@ -131,7 +197,7 @@ rctl_store_installed(void)
 
 /* Runs one statement; returns the number of rows. */
 static uint64
-run(const char *sql, const char *const *args, int nargs)
+execute(const char *sql, const char *const *args, int nargs, bool read_only)
 {
 	Oid			types[MAX_ARGS];
 	Datum		values[MAX_ARGS];
@@ -145,10 +211,16 @@ run(const char *sql, const char *const *args, int nargs)
 		nulls[i] = args[i] ? ' ' : 'n';
 		values[i] = args[i] ? CStringGetTextDatum(args[i]) : (Datum) 0;
 	}
-	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0);
+	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, read_only, 0);
 	if (rc < 0)
 		elog(ERROR, "registry statement failed: %s", SPI_result_code_string(rc));
 	return SPI_processed;
+}
+
+static uint64
+run(const char *sql, const char *const *args, int nargs)
+{
+	return execute(sql, args, nargs, false);
 }
 
 /* A column (from 1) of a row (from 0) of the last result, in the caller's context; NULL for null. */
@@ -249,61 +321,138 @@ rctl_store_unfinished(int64 replica_id)
 	return get_int64(0, 1);
 }
 
+/*
+ * Makes the records that earlier operations could not handle the new one's.
+ * Where there was no way back they say how to undo what has to stay.
+ */
+static void
+inherit_cleanups(const char *operation, const char *replica_id)
+{
+	run("INSERT INTO replica_ctl.cleanup (operation_id, type, object, always)"
+		" SELECT $1::bigint, type, object, true"
+		" FROM replica_ctl.cleanup JOIN replica_ctl.operation USING (operation_id)"
+		" WHERE replica_id = $2::bigint AND state IN ('failed', 'cancelled')"
+		"  AND (kind = 'drop' OR NOT no_return) AND operation_id <> $1::bigint"
+		" ORDER BY cleanup_id ON CONFLICT DO NOTHING",
+		ARGS(operation, replica_id));
+	run("DELETE FROM replica_ctl.cleanup c USING replica_ctl.operation o"
+		" WHERE o.operation_id = c.operation_id AND o.replica_id = $2::bigint"
+		"  AND o.state IN ('failed', 'cancelled')"
+		"  AND (o.kind = 'drop' OR NOT o.no_return) AND o.operation_id <> $1::bigint",
+		ARGS(operation, replica_id));
+}
+
 int64
 rctl_store_enqueue(RctlOpKind kind, int64 replica_id, const char *replica,
 				   const char *previous_state, const char *state, const char *arguments)
 {
 	const RctlIdentity *me = rctl_identity();
+	char	   *operation;
 
-	run("UPDATE replica_ctl.operation SET state = 'failed', finished_at = coalesce(finished_at, clock_timestamp())"
+	run("UPDATE replica_ctl.operation SET state = $2, finished_at = coalesce(finished_at, clock_timestamp())"
 		" WHERE replica_id = $1::bigint AND state = 'needs_attention'",
-		ARGS(id_text(replica_id)));
+		ARGS(id_text(replica_id),
+			 rctl_op_state_name(rctl_op_next(RCTL_STATE_NEEDS_ATTENTION, RCTL_EVENT_SUPERSEDE))));
+
+	/*
+	 * One that is invisible to a snapshot of long ago is a serialization
+	 * failure, not a violation of the unique index.
+	 */
+	if (run("INSERT INTO replica_ctl.operation (replica_id, replica, kind, arguments, previous_state,"
+			"  requested_by, system_identifier, timeline_id, home)"
+			" VALUES ($1::bigint, $2::name, $3, $4::jsonb, $5, $6::name, $7, $8::int, $9)"
+			" ON CONFLICT DO NOTHING RETURNING operation_id",
+			ARGS(id_text(replica_id), replica, rctl_op_kind_name(kind), arguments, previous_state,
+				 GetUserNameFromId(caller, false),
+				 me->system_identifier, me->timeline, me->home)) == 0)
+		elog(ERROR, "replica \"%s\" has an unfinished operation", replica);
+	operation = get(0, 1);
 	if (state)
 		run("UPDATE replica_ctl.replica SET state = $2, since = clock_timestamp(), message = NULL"
 			" WHERE replica_id = $1::bigint",
 			ARGS(id_text(replica_id), state));
-	run("INSERT INTO replica_ctl.operation (replica_id, replica, kind, arguments, previous_state,"
-		"  requested_by, system_identifier, timeline_id, home)"
-		" VALUES ($1::bigint, $2::name, $3, $4::jsonb, $5, $6::name, $7, $8::int, $9)"
-		" RETURNING operation_id",
-		ARGS(id_text(replica_id), replica, rctl_op_kind_name(kind), arguments, previous_state,
-			 GetUserNameFromId(GetSessionUserId(), false),
-			 me->system_identifier, me->timeline, me->home));
-	return get_int64(0, 1);
+	if (kind == RCTL_OP_DROP)
+		inherit_cleanups(operation, id_text(replica_id));
+	return pg_strtoint64(operation);
 }
 
 int64
-rctl_store_latest(const char *replica)
+rctl_store_latest(const char *replica, bool read_only)
 {
-	if (run("SELECT max(operation_id) FROM replica_ctl.operation WHERE replica = $1::name",
-			ARGS(replica)) == 0)
+	if (execute("SELECT max(operation_id) FROM replica_ctl.operation WHERE replica = $1::name",
+				ARGS(replica), read_only) == 0)
 		return 0;
 	return get_int64(0, 1);
 }
 
 bool
-rctl_store_outcome(int64 operation, RctlOutcome *outcome)
+rctl_store_outcome(int64 operation, RctlOutcome *outcome, bool read_only)
 {
-	if (run("SELECT state, kind, replica, sqlstate, message, detail, hint"
-			" FROM replica_ctl.operation WHERE operation_id = $1::bigint",
-			ARGS(id_text(operation))) == 0)
+	if (execute("SELECT o.state, kind, replica, sqlstate, o.message, detail, hint, requested_by, no_return, server"
+				" FROM replica_ctl.operation o LEFT JOIN replica_ctl.replica r USING (replica_id)"
+				" WHERE operation_id = $1::bigint",
+				ARGS(id_text(operation)), read_only) == 0)
 		return false;
 	outcome->state = rctl_op_state_parse(get(0, 1));
-	outcome->kind = rctl_op_kind_parse(get(0, 2));
+	outcome->kind = get(0, 2);
 	outcome->replica = get(0, 3);
 	outcome->error.sqlstate = get(0, 4);
 	outcome->error.message = get(0, 5);
 	outcome->error.detail = get(0, 6);
 	outcome->error.hint = get(0, 7);
+	outcome->requested_by = get(0, 8);
+	outcome->no_return = get_bool(0, 9);
+	outcome->server = get(0, 10);
 	return true;
+}
+
+/* What an operation leaves of its replica's row; state NULL: nothing. */
+static void
+settle_replica(const char *replica_id, const char *state, const char *message)
+{
+	if (state == NULL)
+	{
+		/* With the replica goes what earlier operations could not undo. */
+		run("DELETE FROM replica_ctl.cleanup WHERE operation_id IN"
+			" (SELECT operation_id FROM replica_ctl.operation WHERE replica_id = $1::bigint)",
+			ARGS(replica_id));
+		run("DELETE FROM replica_ctl.replica WHERE replica_id = $1::bigint", ARGS(replica_id));
+	}
+	else
+		run("UPDATE replica_ctl.replica SET state = $2, message = $3,"
+			" since = CASE state WHEN $2 THEN since ELSE clock_timestamp() END"
+			" WHERE replica_id = $1::bigint",
+			ARGS(replica_id, state, message));
 }
 
 bool
 rctl_store_request_cancel(int64 operation)
 {
-	return run("UPDATE replica_ctl.operation SET cancel_requested = true, not_before = '-infinity'"
-			   " WHERE operation_id = $1::bigint AND state IN ('queued', 'running')",
-			   ARGS(id_text(operation))) > 0;
+	const char *cancelled = rctl_op_state_name(rctl_op_next(RCTL_STATE_QUEUED, RCTL_EVENT_CANCELLED));
+	const char *kind;
+	const char *replica;
+
+	/* An undo goes on, and says what it was that failed. */
+	if (run("UPDATE replica_ctl.operation SET cancel_requested = cancel_requested OR NOT undoing, not_before = '-infinity',"
+			"  state = CASE WHEN started_at IS NULL THEN $2 ELSE state END,"
+			"  finished_at = CASE WHEN started_at IS NULL THEN clock_timestamp() END,"
+			"  sqlstate = CASE WHEN started_at IS NULL THEN '57014' ELSE sqlstate END,"
+			"  message = CASE WHEN started_at IS NULL THEN 'the operation was cancelled' ELSE message END"
+			" WHERE operation_id = $1::bigint AND state IN ('queued', 'running') AND NOT no_return"
+			" RETURNING state, replica_id, previous_state, kind, replica, requested_by",
+			ARGS(id_text(operation), cancelled)) == 0)
+		return false;
+	if (strcmp(get(0, 1), cancelled) == 0)
+	{
+		kind = get(0, 4);
+		replica = get(0, 5);
+		settle_replica(get(0, 2), get(0, 3), NULL);
+		rctl_store_event(replica, operation, "warning", psprintf("%s_%s", kind, cancelled),
+						 psprintf("operation " INT64_FORMAT " (%s of replica \"%s\") was cancelled before it started",
+								  operation, kind, replica),
+						 NULL, GetUserNameFromId(GetSessionUserId(), false));
+	}
+	return true;
 }
 
 int64
@@ -315,11 +464,21 @@ rctl_store_claim(void)
 	count = run("UPDATE replica_ctl.replica SET system_identifier = $1, timeline_id = $2::int, home = $3"
 				" WHERE NOT (" OWNED ")",
 				ARGS(me->system_identifier, me->timeline, me->home));
+
+	/*
+	 * It starts with fresh attempts; an undo keeps the error that it ends
+	 * with.
+	 */
 	count += run("UPDATE replica_ctl.operation SET system_identifier = $1, timeline_id = $2::int, home = $3,"
-				 " state = CASE state WHEN 'needs_attention' THEN 'queued' ELSE state END,"
-				 " finished_at = CASE state WHEN 'needs_attention' THEN NULL ELSE finished_at END"
+				 "  state = CASE state WHEN 'needs_attention' THEN $4 ELSE state END,"
+				 "  finished_at = NULL, not_before = '-infinity', attempt = 0,"
+				 "  sqlstate = CASE WHEN undoing THEN sqlstate END,"
+				 "  message = CASE WHEN undoing THEN message END,"
+				 "  detail = CASE WHEN undoing THEN detail END,"
+				 "  hint = CASE WHEN undoing THEN hint END"
 				 " WHERE NOT (" OWNED ") AND state IN ('queued', 'running', 'needs_attention')",
-				 ARGS(me->system_identifier, me->timeline, me->home));
+				 ARGS(me->system_identifier, me->timeline, me->home,
+					  rctl_op_state_name(rctl_op_next(RCTL_STATE_NEEDS_ATTENTION, RCTL_EVENT_CLAIM))));
 	return count;
 }
 
@@ -351,14 +510,18 @@ rctl_store_due(int limit, const int64 *running, int nrunning, long *next_ms)
 	List	   *due = NIL;
 	uint64		rows;
 
-	/* One row more than is wanted tells when the next one is due. */
+	/*
+	 * In the order in which they were asked for, or in which retries are due.
+	 * One row more than is wanted tells when the next one is due.
+	 */
 	rows = run("SELECT operation_id,"
 			   "  CASE WHEN not_before > clock_timestamp()"
 			   "   THEN ceil(extract(epoch FROM not_before - clock_timestamp()) * 1000) ELSE 0 END"
 			   " FROM replica_ctl.operation"
 			   " WHERE " OWNED " AND state IN ('queued', 'running')"
 			   "  AND operation_id <> ALL ($4::bigint[])"
-			   " ORDER BY not_before, operation_id LIMIT $5::int",
+			   " ORDER BY not_before > clock_timestamp(), greatest(not_before, requested_at), operation_id"
+			   " LIMIT $5::int",
 			   ARGS(me->system_identifier, me->timeline, me->home,
 					id_array(running, nrunning), psprintf("%d", limit + 1)));
 	*next_ms = -1;
@@ -386,14 +549,22 @@ int
 rctl_store_park_foreign(void)
 {
 	const RctlIdentity *me = rctl_identity();
+	int			count;
 
-	return run("UPDATE replica_ctl.operation SET state = 'needs_attention', finished_at = clock_timestamp(),"
-			   " sqlstate = '55000', message = 'the operation belongs to another server',"
-			   " detail = format('It was asked for on the server with system identifier %s, timeline %s."
-			   " This one is a copy of it, was promoted, or was moved.', system_identifier, timeline_id),"
-			   " hint = 'If this server has taken that one''s place, run SELECT replica_claim().'"
-			   " WHERE NOT (" OWNED ") AND state IN ('queued', 'running')",
-			   ARGS(me->system_identifier, me->timeline, me->home));
+	/* What an undo was started for stays: it ends with that if it is claimed. */
+	count = run("UPDATE replica_ctl.operation SET state = 'needs_attention', finished_at = clock_timestamp(),"
+				" sqlstate = CASE WHEN undoing THEN sqlstate ELSE '55000' END,"
+				" message = CASE WHEN undoing THEN message ELSE 'the operation belongs to another server' END,"
+				" detail = CASE WHEN undoing THEN detail ELSE"
+				"  format('It was asked for on the server with system identifier %s, timeline %s."
+				" This one is a copy of it, was promoted, or was moved.', system_identifier, timeline_id) END,"
+				" hint = 'If this server has taken that one''s place, run SELECT replica_claim().'"
+				" WHERE NOT (" OWNED ") AND state IN ('queued', 'running')",
+				ARGS(me->system_identifier, me->timeline, me->home));
+	if (count > 0)
+		rctl_store_event(NULL, 0, "warning", "parked",
+						 psprintf("%d operations of another server need attention", count), NULL, NULL);
+	return count;
 }
 
 List *
@@ -494,10 +665,47 @@ rctl_store_take_over(const RctlPromotion *promotion, const char *owner_name, con
 void
 rctl_store_park(int64 operation, const RctlError *error)
 {
-	run("UPDATE replica_ctl.operation SET state = 'needs_attention', finished_at = clock_timestamp(),"
-		" sqlstate = $2, message = $3, detail = $4, hint = $5"
-		" WHERE operation_id = $1::bigint AND state IN ('queued', 'running')",
-		ARGS(id_text(operation), error->sqlstate, error->message, error->detail, error->hint));
+	const char *kind;
+	const char *replica;
+
+	if (run("UPDATE replica_ctl.operation SET state = 'needs_attention', finished_at = clock_timestamp(),"
+			" sqlstate = $2, message = $3, detail = $4, hint = $5"
+			" WHERE operation_id = $1::bigint AND state IN ('queued', 'running')"
+			" RETURNING kind, replica, replica_id, CASE WHEN no_return THEN 'failed' ELSE coalesce(previous_state, 'failed') END",
+			ARGS(id_text(operation), error->sqlstate, error->message, error->detail, error->hint)) == 0)
+		return;
+	kind = get(0, 1);
+	replica = get(0, 2);
+	settle_replica(get(0, 3), get(0, 4), error->message);
+	rctl_store_event(replica, operation, "error", psprintf("%s_needs_attention", kind),
+					 psprintf("operation " INT64_FORMAT " (%s of replica \"%s\") needs_attention: %s",
+							  operation, kind, replica, error->message), NULL, NULL);
+}
+
+/* The latest operation of a replica is what replica_wait() looks for. */
+bool
+rctl_store_prune(int older_than_seconds)
+{
+	char	   *seconds = psprintf("%d", older_than_seconds);
+	char	   *batch = psprintf("%d", PRUNE_BATCH);
+	uint64		operations;
+	uint64		events;
+
+	operations = run("DELETE FROM replica_ctl.operation WHERE operation_id IN ("
+					 " SELECT operation_id FROM replica_ctl.operation o"
+					 " WHERE state IN ('succeeded', 'failed', 'cancelled')"
+					 "  AND finished_at < clock_timestamp() - $1::int * interval '1 second'"
+					 "  AND (EXISTS (SELECT FROM replica_ctl.operation l"
+					 "    WHERE l.replica = o.replica AND l.replica_id = o.replica_id AND l.operation_id > o.operation_id)"
+					 "   OR NOT EXISTS (SELECT FROM replica_ctl.replica r WHERE r.replica_id = o.replica_id))"
+					 " LIMIT $2::int)",
+					 ARGS(seconds, batch));
+	events = run("DELETE FROM replica_ctl.event WHERE event_id IN ("
+				 " SELECT event_id FROM replica_ctl.event"
+				 " WHERE at < clock_timestamp() - $1::int * interval '1 second'"
+				 " ORDER BY at LIMIT $2::int)",
+				 ARGS(seconds, batch));
+	return operations == PRUNE_BATCH || events == PRUNE_BATCH;
 }
 
 /* ---------------------------------------------------------------------
@@ -509,11 +717,16 @@ rctl_store_park(int64 operation, const RctlError *error)
 static void
 resolve_server(RctlReplica *replica)
 {
-	ForeignServer *server = GetForeignServerByName(replica->server, false);
-	ForeignDataWrapper *wrapper = GetForeignDataWrapper(server->fdwid);
+	ForeignServer *server = GetForeignServerByName(replica->server, true);
 
+	if (server == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("server \"%s\" of replica \"%s\" does not exist", replica->server, replica->name),
+				 errhint("Create it again with CREATE SERVER, then call SELECT replica_drop(%s).",
+						 quote_literal_cstr(replica->name))));
 	replica->serverid = server->serverid;
-	replica->provider = rctl_provider_by_wrapper(wrapper->fdwname);
+	replica->provider = rctl_provider_by_wrapper(GetForeignDataWrapper(server->fdwid)->fdwname);
 	if (replica->provider == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -757,6 +970,7 @@ rctl_store_load(int64 operation)
 			ARGS(me->system_identifier, me->timeline, me->home, id_text(operation))) == 0)
 		return NULL;
 
+	registry = find_registry(RowExclusiveLock);
 	row = MemoryContextAllocZero(result_context, sizeof(RctlOpRow));
 	row->op.context = result_context;
 	row->op.id = operation;
@@ -793,16 +1007,24 @@ rctl_store_load(int64 operation)
 	return row;
 }
 
-void
+bool
 rctl_store_started(RctlOpRow *row, int steps)
 {
 	RctlOpState next = rctl_op_next(row->state, RCTL_EVENT_START);
 
-	run("UPDATE replica_ctl.operation SET state = $2, steps = $3::int,"
-		" started_at = coalesce(started_at, clock_timestamp())"
-		" WHERE operation_id = $1::bigint",
-		ARGS(id_text(row->op.id), rctl_op_state_name(next), psprintf("%d", steps)));
+	/*
+	 * Cancelled since it was loaded: the state has changed, or there is a
+	 * request now.
+	 */
+	if (run("UPDATE replica_ctl.operation SET state = $2, steps = $3::int,"
+			" started_at = coalesce(started_at, clock_timestamp())"
+			" WHERE operation_id = $1::bigint AND state IN ('queued', 'running')"
+			" RETURNING cancel_requested",
+			ARGS(id_text(row->op.id), rctl_op_state_name(next), psprintf("%d", steps))) == 0)
+		return false;
 	row->state = next;
+	row->cancel_requested = get_bool(0, 1);
+	return true;
 }
 
 static void
@@ -882,11 +1104,19 @@ rctl_store_undoing(RctlOpRow *row, const RctlError *error)
 }
 
 void
+rctl_store_undo_attempt(RctlOpRow *row)
+{
+	row->op.attempt++;
+	run("UPDATE replica_ctl.operation SET attempt = $2::int"
+		" WHERE operation_id = $1::bigint",
+		ARGS(id_text(row->op.id), psprintf("%d", row->op.attempt)));
+}
+
+void
 rctl_store_end(RctlOpRow *row, RctlOpEvent event, const RctlError *error,
 			   const char *replica_state, const char *replica_message)
 {
 	RctlOpState next = rctl_op_next(row->state, event);
-	char	   *replica_id = id_text(row->op.replica->id);
 
 	rctl_store_save(row);
 	if (error)
@@ -900,19 +1130,7 @@ rctl_store_end(RctlOpRow *row, RctlOpEvent event, const RctlError *error,
 	if (event != RCTL_EVENT_PARK)
 		run("DELETE FROM replica_ctl.cleanup WHERE operation_id = $1::bigint",
 			ARGS(id_text(row->op.id)));
-	if (replica_state == NULL)
-	{
-		/* With the replica goes what earlier operations could not undo. */
-		run("DELETE FROM replica_ctl.cleanup WHERE operation_id IN"
-			" (SELECT operation_id FROM replica_ctl.operation WHERE replica_id = $1::bigint)",
-			ARGS(replica_id));
-		run("DELETE FROM replica_ctl.replica WHERE replica_id = $1::bigint", ARGS(replica_id));
-	}
-	else
-		run("UPDATE replica_ctl.replica SET state = $2, message = $3,"
-			" since = CASE state WHEN $2 THEN since ELSE clock_timestamp() END"
-			" WHERE replica_id = $1::bigint",
-			ARGS(replica_id, replica_state, replica_message));
+	settle_replica(id_text(row->op.replica->id), replica_state, replica_message);
 	row->state = next;
 }
 
@@ -932,12 +1150,14 @@ rctl_store_save(RctlOpRow *row)
 		ARGS(id_text(row->op.replica->id), rctl_map_to_json(row->op.replica->facts)));
 }
 
-void
+int64
 rctl_store_cleanup_add(RctlOpRow *row, const char *type, const RctlMap *object, bool always)
 {
-	run("INSERT INTO replica_ctl.cleanup (operation_id, type, object, always)"
-		" VALUES ($1::bigint, $2, $3::jsonb, $4::bool) ON CONFLICT DO NOTHING",
-		ARGS(id_text(row->op.id), type, rctl_map_to_json(object), always ? "t" : "f"));
+	if (run("INSERT INTO replica_ctl.cleanup (operation_id, type, object, always)"
+			" VALUES ($1::bigint, $2, $3::jsonb, $4::bool) ON CONFLICT DO NOTHING RETURNING cleanup_id",
+			ARGS(id_text(row->op.id), type, rctl_map_to_json(object), always ? "t" : "f")) == 0)
+		return 0;
+	return get_int64(0, 1);
 }
 
 List *
@@ -983,7 +1203,8 @@ rctl_store_event(const char *replica, int64 operation, const char *severity,
 {
 	run("INSERT INTO replica_ctl.event (replica, operation_id, severity, kind, message, detail, actor)"
 		" VALUES ($1::name, nullif($2::bigint, 0), $3, $4, $5, $6::jsonb, coalesce($7, current_user)::name)"
-		" RETURNING to_jsonb(event)",
+		" RETURNING jsonb_build_object('event', event_id, 'at', at, 'replica', replica, 'operation', operation_id,"
+		"  'severity', severity, 'kind', kind, 'message', message, 'detail', detail, 'actor', actor)",
 		ARGS(replica, id_text(operation), severity, kind, message, detail ? detail : "{}", actor));
 
 	/*

@@ -11,6 +11,12 @@
  *		and rctl_store_leave(): the registry's owner and a safe search_path
  *		between the two.
  *
+ * The registry can go: DROP EXTENSION waits for no operation, and the
+ * extension can be made anew, with other rows under the same ids, while a
+ * worker is busy elsewhere.  So a worker that has loaded its operation holds
+ * on to that registry: in every later bracket it is the same one, locked, or
+ * an error is raised.
+ *
  * Every call below needs one of the two to be open.  Strings that are
  * returned are palloc'd in the context that was current before the bracket
  * was opened.
@@ -46,6 +52,7 @@ typedef struct RctlError
 	char	   *hint;			/* or NULL */
 } RctlError;
 
+/* The caller's, to be restored. */
 typedef struct RctlStoreScope
 {
 	Oid			userid;
@@ -57,6 +64,16 @@ extern void rctl_store_begin(void);
 extern void rctl_store_commit(void);
 extern void rctl_store_enter(RctlStoreScope *scope);
 extern void rctl_store_leave(RctlStoreScope *scope);
+
+/*
+ * Whether the registry of the loaded operation has gone.  _check looks (in a
+ * transaction of its own), _lost says what was seen last.
+ */
+extern bool rctl_store_check_lost(void);
+extern bool rctl_store_lost(void);
+
+/* A transaction as by rctl_store_begin(), but one that does without the registry. */
+extern void rctl_store_begin_elsewhere(void);
 
 /* Whether the extension exists in this database; needs a transaction only. */
 extern bool rctl_store_installed(void);
@@ -85,8 +102,9 @@ extern bool rctl_store_lock_replica(const char *name, RctlReplicaRow *row);
 extern int64 rctl_store_unfinished(int64 replica_id);
 
 /*
- * Queues an operation.  state: the replica's state while it runs; NULL leaves
- * it.  Operations of the replica that need attention are superseded.
+ * Queues an operation of a replica that has no unfinished one and is locked
+ * (or new).  state: the replica's state while it runs; NULL leaves it.  Operations of the replica
+ * that need attention are superseded, and a drop inherits what they left.
  */
 extern int64 rctl_store_enqueue(RctlOpKind kind, int64 replica_id, const char *replica,
 								const char *previous_state, const char *state,
@@ -95,16 +113,26 @@ extern int64 rctl_store_enqueue(RctlOpKind kind, int64 replica_id, const char *r
 typedef struct RctlOutcome
 {
 	RctlOpState state;
-	RctlOpKind	kind;
+	char	   *kind;
 	char	   *replica;
+	char	   *server;			/* NULL: the replica is gone */
+	char	   *requested_by;
+	bool		no_return;
 	RctlError	error;			/* sqlstate NULL: none */
 } RctlOutcome;
 
-/* The latest operation of a replica by name; 0 if there never was one. */
-extern int64 rctl_store_latest(const char *replica);
-extern bool rctl_store_outcome(int64 operation, RctlOutcome *outcome);
+/*
+ * The latest operation of a replica by name; 0 if there never was one.
+ * read_only, here and below: with the active snapshot, else with one of the
+ * transaction's own.
+ */
+extern int64 rctl_store_latest(const char *replica, bool read_only);
+extern bool rctl_store_outcome(int64 operation, RctlOutcome *outcome, bool read_only);
 
-/* Marks an unfinished operation; cancels one that never started. False if it had ended. */
+/*
+ * Marks an unfinished operation that no worker has taken up, and ends one that never started.
+ * False if it has ended or cannot go back.
+ */
 extern bool rctl_store_request_cancel(int64 operation);
 
 /* Makes every row this server's own and queues what was parked for it; returns how many rows changed. */
@@ -121,7 +149,7 @@ extern List *rctl_store_due(int limit, const int64 *running, int nrunning, long 
 /* Parks unfinished operations that belong to another server; returns how many. */
 extern int	rctl_store_park_foreign(void);
 
-/* Parks one operation that cannot even be loaded. */
+/* Parks one operation that cannot even be loaded, and settles its replica. */
 extern void rctl_store_park(int64 operation, const RctlError *error);
 
 /*
@@ -170,16 +198,16 @@ extern List *rctl_store_monitored(int limit);
  */
 extern bool rctl_store_slot_owner(const char *slot, char **replica, bool *busy);
 
-/* Ends a transaction that has only read: nobody is told of a change. */
-extern void rctl_store_end_read(void);
+/* Removes some ended operations and events that are older; true if there may be more. */
+extern bool rctl_store_prune(int older_than_seconds);
 
 /* ---- engine ---- */
 
 /* NULL if there is no such row, or it is not queued or running, or not this server's. */
 extern RctlOpRow *rctl_store_load(int64 operation);
 
-/* The operation is running; notes how many steps it has. */
-extern void rctl_store_started(RctlOpRow *row, int steps);
+/* The operation is running; notes how many steps it has.  False if it has ended meanwhile. */
+extern bool rctl_store_started(RctlOpRow *row, int steps);
 
 /* The outcome of the step before, and the start of this one; progress is that of the whole, 0 to 1. */
 extern void rctl_store_step(RctlOpRow *row, const char *done, const char *step, int number,
@@ -193,6 +221,9 @@ extern void rctl_store_step_failed(RctlOpRow *row);
 extern void rctl_store_retry(RctlOpRow *row, const RctlError *error, long delay_ms);
 extern void rctl_store_undoing(RctlOpRow *row, const RctlError *error);
 
+/* The next attempt at the undo starts. */
+extern void rctl_store_undo_attempt(RctlOpRow *row);
+
 /* Ends an operation and settles its replica's row: state NULL deletes the row. */
 extern void rctl_store_end(RctlOpRow *row, RctlOpEvent event, const RctlError *error,
 						   const char *replica_state, const char *replica_message);
@@ -200,7 +231,8 @@ extern void rctl_store_end(RctlOpRow *row, RctlOpEvent event, const RctlError *e
 /* op->state, facts and the progress on the board. */
 extern void rctl_store_save(RctlOpRow *row);
 
-extern void rctl_store_cleanup_add(RctlOpRow *row, const char *type, const RctlMap *object, bool always);
+/* The id of the record; 0 if there was one already. */
+extern int64 rctl_store_cleanup_add(RctlOpRow *row, const char *type, const RctlMap *object, bool always);
 
 /* RctlCleanup records, latest first. type NULL: all; only_always: those with the flag. */
 extern List *rctl_store_cleanups(RctlOpRow *row, const char *type, bool only_always);

@@ -128,7 +128,7 @@ may_drop(const RctlSlotFact *fact, char **replica)
 	rctl_store_begin();
 	if (rctl_store_installed())
 		owned = rctl_store_slot_owner(fact->name, replica, &busy);
-	rctl_store_end_read();
+	rctl_store_commit();
 	return owned ? !busy : rctl_slot_scope == RCTL_SLOT_SCOPE_PHYSICAL;
 }
 

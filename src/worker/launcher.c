@@ -20,6 +20,7 @@
 #include "pgstat.h"
 #include "storage/lwlock.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "core/board.h"
 #include "core/store.h"
@@ -33,10 +34,16 @@
 #define ERROR_MS 5000
 #define NO_WORKER_MS 1000
 
+/* A worker that ends at once and leaves its operation due must not be started in a loop. */
+#define RELAUNCH_MS 250
+
+#define PRUNE_EVERY_MS (3600 * 1000)
+
 typedef struct Started
 {
-	BackgroundWorkerHandle *handle; /* NULL: none */
-	int64		operation;
+	BackgroundWorkerHandle *handle; /* NULL: it has ended */
+	int64		operation;		/* 0: none yet */
+	TimestampTz at;
 } Started;
 
 static Started *started;		/* by slot; in TopMemoryContext */
@@ -60,6 +67,19 @@ reap_workers(void)
 	}
 }
 
+/* How long, in ms, an operation has to wait because it was started just now. */
+static long
+relaunch_delay(int64 operation)
+{
+	for (int i = 0; i < rctl_max_operations; i++)
+	{
+		if (started[i].operation == operation)
+			return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+												   TimestampTzPlusMilliseconds(started[i].at, RELAUNCH_MS));
+	}
+	return 0;
+}
+
 /* False if the postmaster has no room for another worker. */
 static bool
 launch(int64 operation)
@@ -74,6 +94,7 @@ launch(int64 operation)
 	if (started[slot].handle)
 		pfree(started[slot].handle);
 	started[slot].operation = operation;
+	started[slot].at = GetCurrentTimestamp();
 	started[slot].handle = rctl_op_worker_launch(slot, operation);
 	MemoryContextSwitchTo(old);
 	if (started[slot].handle)
@@ -91,50 +112,89 @@ launch(int64 operation)
 	return false;
 }
 
+/* What is due; and in next_ms when the next one is (-1: none waits). */
+static List *
+read_due(long *next_ms)
+{
+	RctlBoardEntry *entries = palloc(sizeof(RctlBoardEntry) * rctl_max_operations);
+	int64	   *running = palloc(sizeof(int64) * rctl_max_operations);
+	int			nrunning = rctl_board_read(entries);
+	int			nfree = rctl_max_operations - nrunning;
+
+	*next_ms = -1;
+	for (int i = 0; i < nrunning; i++)
+		running[i] = entries[i].operation;
+	return nfree > 0 ? rctl_store_due(nfree, running, nrunning, next_ms) : NIL;
+}
+
+/* Whose is what: once in the life of this process, as soon as there are tables. */
+static void
+settle_owners(void)
+{
+	static bool parked = false;
+	bool		installed;
+	int			count = 0;
+
+	if (parked)
+		return;
+	rctl_store_begin();
+	installed = rctl_store_installed();
+	if (installed)
+	{
+		rctl_takeover();
+		count = rctl_store_park_foreign();
+	}
+	rctl_store_commit();
+	parked = installed;
+	if (count > 0)
+		ereport(LOG,
+				(errmsg("%d replica_ctl operations of another server need attention", count),
+				 errhint("See replica_operations.")));
+}
+
+static void
+prune(void)
+{
+	static TimestampTz next = 0;
+	bool		more = false;
+
+	if (rctl_retention == 0 || GetCurrentTimestamp() < next)
+		return;
+	rctl_store_begin();
+	if (rctl_store_installed())
+		more = rctl_store_prune(rctl_retention);
+	rctl_store_commit();
+	next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), more ? 0 : PRUNE_EVERY_MS);
+	if (more)
+		SetLatch(MyLatch);
+}
+
 /* One round; returns how long to sleep, in ms. */
 static long
 launch_due(void)
 {
-	static bool parked = false;
-	RctlBoardEntry *entries = palloc(sizeof(RctlBoardEntry) * rctl_max_operations);
-	int64	   *running = palloc(sizeof(int64) * rctl_max_operations);
-	int			nrunning;
-	int			nfree;
 	long		next_ms = -1;
 	List	   *due = NIL;
 	ListCell   *lc;
 
 	reap_workers();
-	nrunning = rctl_board_read(entries);
-	for (int i = 0; i < nrunning; i++)
-		running[i] = entries[i].operation;
-	nfree = rctl_max_operations - nrunning;
-
+	settle_owners();
 	rctl_store_begin();
 	if (rctl_store_installed())
-	{
-		if (!parked)
-		{
-			int			count;
-
-			rctl_takeover();
-			count = rctl_store_park_foreign();
-			if (count > 0)
-				ereport(LOG,
-						(errmsg("%d replica_ctl operations of another server need attention", count),
-						 errhint("See replica_operations.")));
-			parked = true;
-		}
-		if (nfree > 0)
-			due = rctl_store_due(nfree, running, nrunning, &next_ms);
-	}
+		due = read_due(&next_ms);
 	rctl_store_commit();
 
 	foreach(lc, due)
 	{
-		if (!launch(*(int64 *) lfirst(lc)))
+		int64		operation = *(int64 *) lfirst(lc);
+		long		delay = relaunch_delay(operation);
+
+		if (delay > 0)
+			next_ms = next_ms < 0 ? delay : Min(next_ms, delay);
+		else if (!launch(operation))
 			return NO_WORKER_MS;
 	}
+	prune();
 	return next_ms >= 0 ? next_ms : IDLE_MS;
 }
 
@@ -154,6 +214,7 @@ guarded_round(MemoryContext round_context)
 		EmitErrorReport();
 		FlushErrorState();
 		LWLockReleaseAll();
+		pgstat_report_wait_end();
 		AbortOutOfAnyTransaction();
 		RESUME_INTERRUPTS();
 		sleep_ms = ERROR_MS;
@@ -162,6 +223,38 @@ guarded_round(MemoryContext round_context)
 	MemoryContextSwitchTo(round_context);
 	return sleep_ms;
 }
+
+#ifdef RCTL_TEST
+/* As many rounds as a test asks for, and what they did to the memory of this process. */
+static void
+test_rounds(MemoryContext round_context)
+{
+	static int	done = 0;
+	Size		before;
+
+	if (rctl_test_rounds == done)
+		return;
+	done = rctl_test_rounds;
+	for (int i = 0; i < 1000; i++)	/* until the caches have what they want */
+	{
+		(void) guarded_round(round_context);
+		MemoryContextReset(round_context);
+	}
+	before = MemoryContextMemAllocated(TopMemoryContext, true);
+	for (int i = 0; i < rctl_test_rounds; i++)
+	{
+		(void) guarded_round(round_context);
+		MemoryContextReset(round_context);
+		if (i % 100 == 0)
+			rctl_wait(PGINVALID_SOCKET, 0, 0);
+	}
+	ereport(LOG,
+			(errmsg("%d launcher rounds: %zu bytes before, %zu bytes after", rctl_test_rounds,
+					before, MemoryContextMemAllocated(TopMemoryContext, true))));
+}
+#else
+#define test_rounds(round_context) ((void) 0)
+#endif
 
 void
 rctl_launcher_main(Datum arg)
@@ -182,5 +275,6 @@ rctl_launcher_main(Datum arg)
 		MemoryContextReset(round_context);
 		pgstat_report_activity(STATE_IDLE, NULL);
 		rctl_wait(PGINVALID_SOCKET, 0, sleep_ms);
+		test_rounds(round_context);
 	}
 }

@@ -150,7 +150,7 @@ read_registry(int64 now)
 	monitor.installed = rctl_store_installed();
 	if (monitor.installed)
 		list = rctl_store_monitored(rctl_max_replicas);
-	rctl_store_end_read();
+	rctl_store_commit();
 
 	/* First make room, then take in. */
 	for (int i = 0; i < rctl_max_replicas; i++)

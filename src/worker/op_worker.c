@@ -37,9 +37,13 @@ rctl_op_worker_launch(int slot, int64 operation)
 	return RegisterDynamicBackgroundWorker(&worker, &handle) ? handle : NULL;
 }
 
-/* An operation that cannot even be worked on waits for a person. */
+/*
+ * An error that is not of a step but of the engine.  If it may pass, or the
+ * registry cannot be written now, this process just ends: the operation is as
+ * its row says and the launcher tries again.  If not, a person must look.
+ */
 static void
-park_operation(int64 operation, MemoryContext context)
+handle_error(int64 operation, MemoryContext context)
 {
 	RctlError	error = {0};
 	ErrorData  *edata;
@@ -53,6 +57,19 @@ park_operation(int64 operation, MemoryContext context)
 	RESUME_INTERRUPTS();
 	MemoryContextSwitchTo(context);
 
+	if (rctl_store_lost())
+	{
+		rctl_engine_abandon();
+		return;
+	}
+	if (rctl_error_is_transient(edata->sqlerrcode) ||
+		ERRCODE_TO_CATEGORY(edata->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
+	{
+		ereport(LOG,
+				(errmsg("replica_ctl operation " INT64_FORMAT " was interrupted: %s", operation, edata->message)));
+		return;
+	}
+
 	error.sqlstate = pstrdup(unpack_sql_state(edata->sqlerrcode));
 	error.message = edata->message;
 	error.detail = edata->detail;
@@ -65,6 +82,16 @@ park_operation(int64 operation, MemoryContext context)
 	rctl_store_commit();
 }
 
+/* pg_cancel_backend() means the same as replica_cancel(). */
+static void
+cancel_handler(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	rctl_board_cancel_self();
+	errno = save_errno;
+}
+
 void
 rctl_op_worker_main(Datum arg)
 {
@@ -73,6 +100,7 @@ rctl_op_worker_main(Datum arg)
 
 	memcpy(&operation, MyBgworkerEntry->bgw_extra, sizeof(operation));
 	rctl_worker_start();
+	pqsignal(SIGINT, cancel_handler);
 	if (!rctl_board_enter_worker(DatumGetInt32(arg), operation))
 		proc_exit(0);
 
@@ -85,7 +113,7 @@ rctl_op_worker_main(Datum arg)
 	}
 	PG_CATCH();
 	{
-		park_operation(operation, context);
+		handle_error(operation, context);
 	}
 	PG_END_TRY();
 

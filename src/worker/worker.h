@@ -19,7 +19,10 @@ extern void rctl_workers_register(void);
 /* Fills in what the workers have in common; main is the name of an exported function. */
 extern void rctl_worker_define(BackgroundWorker *worker, const char *main);
 
-/* Signals, database, and session settings of a worker; call first in its main. */
+/*
+ * Signals, database, and session settings of a worker; call first in its
+ * main.  SIGINT is ignored: it must never break off a statement of ours.
+ */
 extern void rctl_worker_start(void);
 
 /* Asks the postmaster for the worker of a reserved board slot; NULL if it has no room. */
