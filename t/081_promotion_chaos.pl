@@ -4,7 +4,7 @@
 # a promotion that did not happen leaves no fence, and replica_status explains
 # the state.
 #
-#	  RCTL_TEST_CHAOS_ROUNDS   how many (10; by hand 200)
+#	  RCTL_TEST_CHAOS_ROUNDS   how many (6; by hand 200)
 #	  RCTL_TEST_CHAOS_SEED     repeats a run (the time unless set; printed)
 #	  RCTL_TEST_CHAOS_VICTIM   only kills of this one, in every round: "replica postmaster"
 use strict;
@@ -17,7 +17,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 use Writers;
 
-my $rounds = $ENV{RCTL_TEST_CHAOS_ROUNDS} || 10;
+my $rounds = $ENV{RCTL_TEST_CHAOS_ROUNDS} || 6;
 my $seed = $ENV{RCTL_TEST_CHAOS_SEED} || time ^ $$;
 srand($seed);
 diag("RCTL_TEST_CHAOS_SEED=$seed RCTL_TEST_CHAOS_ROUNDS=$rounds");
@@ -92,7 +92,7 @@ for my $round (1 .. $rounds)
 {
 	my $name = "r$round";
 	my $victim = rand() < 0.5 || $ENV{RCTL_TEST_CHAOS_VICTIM} ? $victims[ rand @victims ] : undef;
-	my $delay = rand() * 0.3;
+	my $delay = rand() * 0.15;	# a promotion takes about that long
 	my $what = $victim ? sprintf("kill of %s's %s after %.0f ms", @$victim, $delay * 1000) : 'no kill';
 
 	$primary->safe_psql('postgres', 'TRUNCATE acked');
