@@ -74,14 +74,19 @@ my @victims = (
 # The source may be down because we killed it.
 sub revive_source
 {
-	return if on_port($primary->port, 'SELECT 1');
-	my ($postmaster) = process_named($primary->data_dir, 'postmaster');
-	if (!$postmaster || !kill 0, $postmaster)
-	{
-		$primary->{_pid} = undef;
-		$primary->start(fail_ok => 1);
-	}
-	wait_until(sub { on_port($primary->port, 'SELECT 1') }, 'the source', 60);
+	my $log = $primary->logfile;
+
+	wait_until(
+		sub {
+			return 1 if on_port($primary->port, 'SELECT 1');
+			# fails while the killed one is not reaped, or its children have not noticed
+			IPC::Run::run([ 'pg_ctl', '-D', $primary->data_dir, '-s', '-w', '-l', $log, 'start' ],
+				'>', \my $out, '2>', \my $err);
+			return on_port($primary->port, 'SELECT 1');
+		},
+		'the source', 60);
+	# what the node's own methods go by
+	$primary->_update_pid(1);
 	return;
 }
 
