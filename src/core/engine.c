@@ -120,6 +120,8 @@ rctl_op_progress(RctlOp *op, const char *phase, uint64 bytes_done, uint64 bytes_
 {
 	RctlBoardEntry before;
 
+	if (op->dry_run)
+		return;
 	rctl_board_self(&before);
 	if (strcmp(before.phase, phase) != 0 ||
 		before.bytes_done != bytes_done || before.bytes_total != bytes_total)
@@ -147,7 +149,7 @@ rctl_op_commit(RctlOp *op)
 void
 rctl_op_save(RctlOp *op)
 {
-	if (rctl_store_lost())
+	if (op->dry_run || rctl_store_lost())
 		return;
 	rctl_store_begin();
 	rctl_store_save(current);
@@ -161,6 +163,8 @@ rctl_op_cleanup_add(RctlOp *op, const char *type, const RctlMap *object, bool al
 	RctlCleanup *record;
 	int64		id;
 
+	if (op->dry_run)
+		elog(ERROR, "a dry run was about to make an object of type \"%s\"", type);
 	rctl_store_begin();
 	rctl_store_save(current);
 	id = rctl_store_cleanup_add(current, type, object, always);
@@ -203,6 +207,8 @@ rctl_op_event(RctlOp *op, const char *severity, const char *kind,
 	StringInfoData message;
 	int			needed;
 
+	if (op->dry_run)
+		return;
 	initStringInfo(&message);
 	do
 	{
@@ -242,13 +248,13 @@ rctl_op_reserve(RctlOp *op, const char *fact, const char *value)
 	bool		taken;
 
 	rctl_store_begin();
-	rctl_store_lock_facts();
+	if (!op->dry_run)
+		rctl_store_lock_facts();
 	taken = rctl_store_is_taken(fact, value, op->replica->id);
 	if (!taken)
-	{
 		rctl_map_set(op->replica->facts, fact, value);
+	if (!taken && !op->dry_run)
 		rctl_store_save(current);
-	}
 	rctl_store_commit();
 	return !taken;
 }

@@ -34,6 +34,7 @@
 #include "core/identity.h"
 #include "core/rejoin.h"
 #include "core/store.h"
+#include "net/wait.h"
 #include "primary/fence.h"
 
 #define MAX_ARGS 16
@@ -57,6 +58,9 @@ static Oid	caller = InvalidOid;
 /* The registry that this worker's operation was loaded from, by its table's OID. */
 static Oid	registry = InvalidOid;
 static bool registry_lost = false;
+
+/* What rctl_store_begin() changed in a session. */
+static RctlStoreScope session_scope;
 
 /* ---------------------------------------------------------------------
  * Brackets
@@ -89,6 +93,11 @@ connect_spi(void)
 void
 rctl_store_begin(void)
 {
+	if (rctl_wait_in_transaction)
+	{
+		rctl_store_enter_read(&session_scope);
+		return;
+	}
 	begin();
 	if (OidIsValid(registry) && find_registry(RowExclusiveLock) != registry)
 	{
@@ -133,6 +142,11 @@ rctl_store_commit(void)
 {
 	bool		wrote = TransactionIdIsValid(GetTopTransactionIdIfAny());
 
+	if (rctl_wait_in_transaction)
+	{
+		rctl_store_leave(&session_scope);
+		return;
+	}
 	SPI_finish();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -160,7 +174,7 @@ registry_owner(void)
 }
 
 void
-rctl_store_enter(RctlStoreScope *scope)
+rctl_store_enter_read(RctlStoreScope *scope)
 {
 	result_context = CurrentMemoryContext;
 	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
@@ -169,10 +183,16 @@ rctl_store_enter(RctlStoreScope *scope)
 						   scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
 	scope->guc_level = NewGUCNestLevel();
-	rctl_fence_begin_pass();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp",
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	SPI_connect();
+}
+
+void
+rctl_store_enter(RctlStoreScope *scope)
+{
+	rctl_store_enter_read(scope);
+	rctl_fence_begin_pass();
 }
 
 void
@@ -295,13 +315,13 @@ rctl_store_add_replica(const char *name, const char *server, const char *options
 	return true;
 }
 
-bool
-rctl_store_lock_replica(const char *name, RctlReplicaRow *row)
+static bool
+find_replica(const char *name, const char *lock, RctlReplicaRow *row)
 {
 	const RctlIdentity *me = rctl_identity();
 
-	if (run("SELECT replica_id, server, state, " OWNED
-			" FROM replica_ctl.replica WHERE name = $4::name FOR UPDATE",
+	if (run(psprintf("SELECT replica_id, server, state, " OWNED
+					 " FROM replica_ctl.replica WHERE name = $4::name%s", lock),
 			ARGS(me->system_identifier, me->timeline, me->home, name)) == 0)
 		return false;
 	row->id = get_int64(0, 1);
@@ -309,6 +329,18 @@ rctl_store_lock_replica(const char *name, RctlReplicaRow *row)
 	row->state = get(0, 3);
 	row->owned = get_bool(0, 4);
 	return true;
+}
+
+bool
+rctl_store_lock_replica(const char *name, RctlReplicaRow *row)
+{
+	return find_replica(name, " FOR UPDATE", row);
+}
+
+bool
+rctl_store_find_replica(const char *name, RctlReplicaRow *row)
+{
+	return find_replica(name, "", row);
 }
 
 int64
@@ -867,6 +899,100 @@ rctl_store_foreign_slots(const RctlReplica *replica, List *others)
 		" WHERE NOT temporary AND slot_name <> ALL ($1::text[]) AND NOT starts_with(slot_name, 'replica_ctl_')",
 		ARGS(fact_array(lappend(list_copy(others), (void *) replica), "slot")));
 	return get(0, 1);
+}
+
+List *
+rctl_store_other_replicas(int64 except_replica)
+{
+	const RctlIdentity *me = rctl_identity();
+
+	return read_replicas(OWNED " AND state = 'streaming' AND replica_id <> $4::bigint",
+						 ARGS(me->system_identifier, me->timeline, me->home, id_text(except_replica)));
+}
+
+/* ---------------------------------------------------------------------
+ * replica_explain
+ * ---------------------------------------------------------------------
+ */
+
+RctlReplica *
+rctl_store_imagine_replica(const char *name, const char *server, RctlMap *options)
+{
+	RctlReplica *replica = MemoryContextAllocZero(result_context, sizeof(RctlReplica));
+	MemoryContext old = MemoryContextSwitchTo(result_context);
+
+	replica->name = pstrdup(name);
+	replica->server = pstrdup(server);
+	replica->state = pstrdup("creating");
+	replica->options = options;
+	replica->facts = rctl_map_make();
+	resolve_server(replica);
+	MemoryContextSwitchTo(old);
+	return replica;
+}
+
+RctlOp *
+rctl_store_dry_run(RctlOpKind kind, RctlReplica *replica, RctlMap *arguments)
+{
+	RctlOp	   *op = MemoryContextAllocZero(result_context, sizeof(RctlOp));
+	MemoryContext old = MemoryContextSwitchTo(result_context);
+
+	op->dry_run = true;
+	op->kind = kind;
+	op->requested_by_id = GetSessionUserId();
+	op->requested_by = GetUserNameFromId(op->requested_by_id, false);
+	op->replica = replica;
+	op->arguments = arguments;
+	op->state = rctl_map_make();
+	op->server_options = rctl_map_from_options(GetForeignServer(replica->serverid)->options);
+	op->step = pstrdup("explain");
+	op->attempt = 1;
+	op->requested_at = GetCurrentTimestamp();
+	op->context = result_context;
+	op->step_context = result_context;
+	MemoryContextSwitchTo(old);
+	return op;
+}
+
+List *
+rctl_store_step_times(const char *kinds)
+{
+	List	   *times = NIL;
+	uint64		rows;
+
+	rows = run("SELECT step, count(*), percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds)"
+			   " FROM (SELECT s.step, extract(epoch FROM s.ended_at - s.started_at) AS seconds,"
+			   "   row_number() OVER (PARTITION BY s.step ORDER BY s.started_at DESC) AS age"
+			   "  FROM replica_ctl.operation_step s JOIN replica_ctl.operation o USING (operation_id)"
+			   "  WHERE o.kind = ANY ($1::text[]) AND s.outcome = 'done') t"
+			   " WHERE age <= 20 GROUP BY step",
+			   ARGS(kinds));
+	for (uint64 i = 0; i < rows; i++)
+	{
+		RctlStepTime *time = MemoryContextAllocZero(result_context, sizeof(RctlStepTime));
+		MemoryContext old = MemoryContextSwitchTo(result_context);
+
+		time->step = get(i, 1);
+		time->runs = (int) get_int64(i, 2);
+		time->seconds = strtod(get(i, 3), NULL);
+		times = lappend(times, time);
+		MemoryContextSwitchTo(old);
+	}
+	return times;
+}
+
+double
+rctl_store_copy_rate(void)
+{
+	char	   *rate = NULL;
+
+	if (run("SELECT sum(bytes_total) / nullif(sum(seconds), 0)"
+			" FROM (SELECT o.bytes_total, extract(epoch FROM s.ended_at - s.started_at) AS seconds"
+			"  FROM replica_ctl.operation_step s JOIN replica_ctl.operation o USING (operation_id)"
+			"  WHERE o.kind = 'create' AND s.step = 'copy' AND s.outcome = 'done' AND o.bytes_total > 0"
+			"  ORDER BY s.started_at DESC LIMIT 5) t", NO_ARGS) > 0)
+		rate = get(0, 1);
+	return rate ? strtod(rate, NULL) : 0;
 }
 
 void

@@ -17,6 +17,10 @@
  * on to that registry: in every later bracket it is the same one, locked, or
  * an error is raised.
  *
+ * A service that is written for workers may be called in a session, too, by
+ * replica_explain (rctl_wait_in_transaction): then the first kind of bracket
+ * does what the second does, and nothing may be written in it.
+ *
  * Every call below needs one of the two to be open.  Strings that are
  * returned are palloc'd in the context that was current before the bracket
  * was opened.
@@ -63,6 +67,9 @@ typedef struct RctlStoreScope
 extern void rctl_store_begin(void);
 extern void rctl_store_commit(void);
 extern void rctl_store_enter(RctlStoreScope *scope);
+
+/* The same for reading only: it does not open the fence to the transaction. */
+extern void rctl_store_enter_read(RctlStoreScope *scope);
 extern void rctl_store_leave(RctlStoreScope *scope);
 
 /*
@@ -97,6 +104,9 @@ extern bool rctl_store_add_replica(const char *name, const char *server,
 
 /* Finds and locks a replica's row; false if there is none. */
 extern bool rctl_store_lock_replica(const char *name, RctlReplicaRow *row);
+
+/* The same without the lock, which would be a write. */
+extern bool rctl_store_find_replica(const char *name, RctlReplicaRow *row);
 
 /* The unfinished operation of a replica; 0 if there is none. */
 extern int64 rctl_store_unfinished(int64 replica_id);
@@ -257,6 +267,31 @@ extern int	rctl_store_synchronous_without(List *replicas);
 
 /* Slots here that are not of these replicas or ours, as a list for messages; NULL if there are none. */
 extern char *rctl_store_foreign_slots(const RctlReplica *replica, List *others);
+
+/* Replicas of this server but one that are not being made, promoted or dropped: a list of RctlReplica. */
+extern List *rctl_store_other_replicas(int64 except_replica);
+
+/* ---- replica_explain ---- */
+
+/* An operation that only looks (RctlOp.dry_run), asked for by this session. */
+extern RctlOp *rctl_store_dry_run(RctlOpKind kind, RctlReplica *replica, RctlMap *arguments);
+
+/* A replica that does not exist yet, or no more. */
+extern RctlReplica *rctl_store_imagine_replica(const char *name, const char *server, RctlMap *options);
+
+/* How long a step took when it succeeded. */
+typedef struct RctlStepTime
+{
+	char	   *step;
+	int			runs;
+	double		seconds;		/* the median of the latest runs */
+} RctlStepTime;
+
+/* A list of RctlStepTime, of operations of these kinds ("{promote,drill}"). */
+extern List *rctl_store_step_times(const char *kinds);
+
+/* Bytes per second of the latest copies that created replicas; 0: there were none. */
+extern double rctl_store_copy_rate(void);
 
 /* Until the end of the transaction nobody else who asks for this lock may take a fact. */
 extern void rctl_store_lock_facts(void);

@@ -18,6 +18,7 @@
 #include "net/wait.h"
 
 RctlWaitCheck rctl_wait_check = NULL;
+bool		rctl_wait_in_transaction = false;
 
 /* What is due after every wake-up. */
 static void
@@ -27,7 +28,8 @@ after_wait(int events)
 		ResetLatch(MyLatch);
 
 	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
+	/* A session reloads between two statements, not in one. */
+	if (ConfigReloadPending && !rctl_wait_in_transaction)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
@@ -42,7 +44,7 @@ rctl_wait(pgsocket sock, int socket_events, long timeout_ms)
 	int			events;
 
 	Assert(timeout_ms >= 0);
-	Assert(!IsTransactionState());
+	Assert(rctl_wait_in_transaction || !IsTransactionState());
 
 	events = WaitLatchOrSocket(MyLatch,
 							   WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | socket_events,
@@ -90,7 +92,7 @@ rctl_wait_many(RctlWaitSocket *sockets, int nsockets, long timeout_ms)
 	int			events = 0;
 
 	Assert(timeout_ms >= 0);
-	Assert(!IsTransactionState());
+	Assert(rctl_wait_in_transaction || !IsTransactionState());
 
 	occurred = palloc(sizeof(WaitEvent) * (nsockets + 2));
 	noccurred = wait_for_set(sockets, nsockets, timeout_ms, occurred);

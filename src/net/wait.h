@@ -24,11 +24,22 @@ typedef void (*RctlWaitCheck) (void);
 extern RctlWaitCheck rctl_wait_check;
 
 /*
+ * Waits are no business of a transaction: it would hold back its snapshot and
+ * its locks for as long as the outside world likes.  The one exception is
+ * replica_explain(), which looks at a replica for its caller, in the caller's
+ * session and transaction, for a few seconds at most.  It sets this for as
+ * long as it looks (core/preflight.c); services that otherwise open a
+ * transaction of their own (core/store.c) use the caller's then.
+ */
+extern bool rctl_wait_in_transaction;
+
+/*
  * Sleeps until the latch is set, the socket is ready or timeout_ms has
  * passed (0 returns at once; negative is not allowed: every wait has a
  * bound).  socket_events is a mask of WL_SOCKET_*, 0 with PGINVALID_SOCKET.
  * Returns the events that occurred.  Raises what CHECK_FOR_INTERRUPTS and
- * rctl_wait_check raise.  Must not be called in a transaction.
+ * rctl_wait_check raise.  Must not be called in a transaction, but for the
+ * exception above.
  */
 extern int	rctl_wait(pgsocket sock, int socket_events, long timeout_ms);
 

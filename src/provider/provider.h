@@ -101,6 +101,13 @@ struct RctlOp
 	char	   *step;			/* name of the running step */
 	int			attempt;		/* of this step, from 1 */
 	TimestampTz requested_at;
+
+	/*
+	 * replica_explain: a look, in the caller's session, at what would be
+	 * done. There is no row of it (id is 0), and the services below write
+	 * nothing.
+	 */
+	bool		dry_run;
 	MemoryContext context;		/* lives as long as this process works on the
 								 * operation */
 	MemoryContext step_context; /* reset after every step */
@@ -181,6 +188,17 @@ struct RctlProvider
 								  const RctlMap *server_options, const RctlMap *options);
 
 	/*
+	 * What the first step of a create checks and decides, one thing each, in
+	 * order; later ones may use the facts of earlier ones.  That step runs
+	 * them all; replica_explain does too, in a dry run, and goes on after an
+	 * error.  May be NULL.
+	 */
+	const RctlStep *create_checks;
+
+	/* The same for a drop. */
+	const RctlStep *drop_checks;
+
+	/*
 	 * Steps by kind, each array ended by a NULL name; NULL where the provider
 	 * cannot.
 	 */
@@ -207,6 +225,12 @@ struct RctlProvider
 	 * and lets one that stays a standby go on without the slot.  May be NULL.
 	 */
 	void		(*release) (RctlOp *op);
+
+	/*
+	 * The bytes that are free where the replica's data are; false if that
+	 * cannot be known.  Does not wait.  May be NULL.
+	 */
+	bool		(*free_space) (RctlOp *op, RctlReplica *replica, uint64 *bytes);
 
 	/*
 	 * A connection to the replica for SQL, with rights to promote it, made in
@@ -252,9 +276,17 @@ extern const RctlProvider *const *rctl_providers(void); /* NULL-terminated */
  */
 extern void rctl_options_check(const RctlOptionDef *defs, const RctlMap *options, const char *what);
 
-/* ---- Services of the engine, for steps (implemented in core/) ---- */
+/*
+ * ---- Services of the engine, for steps (implemented in core/) ----
+ *
+ * In a dry run those that write do nothing; rctl_op_cleanup_add(), after which
+ * something would be made, raises an error.
+ */
 
-/* A short transaction with the registry's owner and a safe search_path; SPI is connected. */
+/*
+ * A short transaction with the registry's owner and a safe search_path; SPI is
+ * connected.  In a dry run it is the caller's transaction.
+ */
 extern void rctl_op_begin(RctlOp *op);
 extern void rctl_op_commit(RctlOp *op);
 
