@@ -63,7 +63,14 @@ static const RctlOptionDef attach_options[] = {
 		rctl_standby_##step(op, rctl_host_local(op, op->server_options)); \
 	}
 
-LOCAL_STEP(preflight)
+LOCAL_STEP(check_upstream)
+LOCAL_STEP(check_programs)
+LOCAL_STEP(check_place)
+LOCAL_STEP(check_tablespaces)
+LOCAL_STEP(check_source)
+LOCAL_STEP(check_space)
+LOCAL_STEP(check_login)
+LOCAL_STEP(check_port)
 LOCAL_STEP(slot)
 LOCAL_STEP(copy)
 LOCAL_STEP(configure)
@@ -86,6 +93,31 @@ LOCAL_STEP(repair_copy)
 LOCAL_STEP(repair_configure)
 LOCAL_STEP(repair_restart)
 LOCAL_STEP(repair_discard)
+
+static const RctlStep create_checks[] = {
+	{"upstream", local_check_upstream, "the server that it follows is there"},
+	{"programs", local_check_programs, "PostgreSQL's programs are installed"},
+	{"directory", local_check_place, "its data directory can be made"},
+	{"tablespaces", local_check_tablespaces, "directories for its tablespaces can be made"},
+	{"source", local_check_source, "the server that it follows has the wal_level, walsenders and slots for it"},
+	{"disk", local_check_space, "there is room for a copy"},
+	{"replication login", local_check_login, "it can log in to the server that it follows"},
+	{"port", local_check_port, "there is a free port for it"},
+	{NULL}
+};
+
+static const RctlStep drop_checks[] = {
+	{"deletion", local_drop_check, "nothing depends on it, and its data are ours to delete"},
+	{NULL}
+};
+
+static void
+local_preflight(RctlOp *op)
+{
+	rctl_op_progress(op, "checking", 0, 0);
+	for (const RctlStep *check = create_checks; check->name; check++)
+		check->run(op);
+}
 
 static const RctlStep create_steps[] = {
 	{"preflight", local_preflight, "choose directory, port and names, and check that nothing is in the way"},
@@ -173,6 +205,20 @@ local_rejoin(RctlOp *op, RctlReplica *primary, RctlReplica *self, const char *pa
 	rctl_standby_rejoin(op, rctl_host_local(op, op->server_options), primary, self, pass_file, rejoin);
 }
 
+static bool
+local_free_space(RctlOp *op, RctlReplica *replica, uint64 *bytes)
+{
+	RctlHost   *host = rctl_host_local(op, op->server_options);
+	const char *directory = rctl_map_get(replica->facts, "data_directory");
+	RctlPathInfo info;
+
+	if (directory == NULL)
+		return false;
+	host->inspect(host, directory, &info);
+	*bytes = info.free_bytes;
+	return info.kind == RCTL_PATH_DIRECTORY;
+}
+
 const RctlProvider rctl_provider_local = {
 	.name = "local",
 	.wrapper = "replica_local",
@@ -182,6 +228,8 @@ const RctlProvider rctl_provider_local = {
 	.create_options = create_options,
 	.attach_options = attach_options,
 	.check_options = local_check_options,
+	.create_checks = create_checks,
+	.drop_checks = drop_checks,
 	.create = create_steps,
 	.attach = attach_steps,
 	.drop = drop_steps,
@@ -189,6 +237,7 @@ const RctlProvider rctl_provider_local = {
 	.cleanup = local_cleanup,
 	.start = local_start_server,
 	.release = local_release,
+	.free_space = local_free_space,
 	.connect = local_connect,
 	.conninfo = rctl_standby_conninfo,
 	.stopped = local_stopped,

@@ -117,8 +117,8 @@ check_upstream(RctlSource *source)
 				 errhint("Wait for it with SELECT replica_wait(%s).", quote_literal_cstr(upstream->name))));
 }
 
-static void
-check_programs(RctlHost *host)
+void
+rctl_standby_check_programs(RctlOp *op, RctlHost *host)
 {
 	static const char *const programs[] = {"pg_basebackup", "pg_ctl", "postgres"};
 	RctlPathInfo info;
@@ -173,30 +173,60 @@ check_slot_name(RctlOp *op, RctlSource *source)
 }
 
 void
-rctl_standby_preflight(RctlOp *op, RctlHost *host)
+rctl_standby_check_upstream(RctlOp *op, RctlHost *host)
+{
+	rctl_standby_choose_names(op, host);
+	check_upstream(rctl_source(op, host));
+}
+
+void
+rctl_standby_check_place(RctlOp *op, RctlHost *host)
 {
 	RctlMap    *facts = op->replica->facts;
-	RctlSource *source;
 	RctlPathInfo info;
 
-	rctl_op_progress(op, "checking", 0, 0);
-	rctl_standby_choose_names(op, host);
-	source = rctl_source(op, host);
-	check_upstream(source);
-	check_programs(host);
 	rctl_standby_check_directory(host, rctl_map_get(facts, "data_directory"), "data directory");
 	host->inspect(host, rctl_map_get(facts, "data_directory"), &info);
 	rctl_map_set(facts, "directory_existed", info.kind == RCTL_PATH_DIRECTORY ? "true" : "false");
-	rctl_standby_map_tablespaces(op, host, source);
+}
+
+void
+rctl_standby_check_tablespaces(RctlOp *op, RctlHost *host)
+{
+	rctl_standby_map_tablespaces(op, host, rctl_source(op, host));
+}
+
+void
+rctl_standby_check_source(RctlOp *op, RctlHost *host)
+{
+	RctlSource *source = rctl_source(op, host);
+
 	check_source(op, source);
 	check_slot_name(op, source);
-	check_space(op, host, source);
 	if (rctl_standby_wants_synchronous(op->replica->options))
 		rctl_standby_check_synchronous(op);
+}
+
+void
+rctl_standby_check_space(RctlOp *op, RctlHost *host)
+{
+	check_space(op, host, rctl_source(op, host));
+}
+
+void
+rctl_standby_check_login(RctlOp *op, RctlHost *host)
+{
+	RctlSource *source = rctl_source(op, host);
+
 	rctl_source_find_login(source);
 	rctl_source_check_login(source);
+}
+
+void
+rctl_standby_check_port(RctlOp *op, RctlHost *host)
+{
 	rctl_standby_reserve_port(op, host);
-	rctl_standby_set_endpoint(facts);
+	rctl_standby_set_endpoint(op->replica->facts);
 }
 
 /* ---------------------------------------------------------------------

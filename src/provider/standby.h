@@ -57,7 +57,20 @@ typedef struct RctlRows
 #define RCTL_STATEMENT_TIMEOUT 30000
 
 /* ---- create: standby.c ---- */
-extern void rctl_standby_preflight(RctlOp *op, RctlHost *host);
+
+/*
+ * Preflight: what RctlProvider.create_checks consists of, in this order, as
+ * later ones need facts that earlier ones have set.
+ */
+extern void rctl_standby_check_upstream(RctlOp *op, RctlHost *host);	/* and chooses names */
+extern void rctl_standby_check_programs(RctlOp *op, RctlHost *host);
+extern void rctl_standby_check_place(RctlOp *op, RctlHost *host);
+extern void rctl_standby_check_tablespaces(RctlOp *op, RctlHost *host);
+extern void rctl_standby_check_source(RctlOp *op, RctlHost *host);
+extern void rctl_standby_check_space(RctlOp *op, RctlHost *host);
+extern void rctl_standby_check_login(RctlOp *op, RctlHost *host);
+extern void rctl_standby_check_port(RctlOp *op, RctlHost *host);
+
 extern void rctl_standby_slot(RctlOp *op, RctlHost *host);
 extern void rctl_standby_copy(RctlOp *op, RctlHost *host);
 extern void rctl_standby_configure(RctlOp *op, RctlHost *host);

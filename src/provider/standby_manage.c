@@ -182,7 +182,7 @@ rctl_standby_drop_check(RctlOp *op, RctlHost *host)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the data directory of replica \"%s\" is not known", replica->name),
 				 errhint("Forget it with SELECT replica_detach(%s) and delete it on its host.", name)));
-	if (adopted)
+	if (adopted && !op->dry_run)
 		take_over_directories(op, host);
 }
 
