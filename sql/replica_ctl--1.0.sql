@@ -164,6 +164,11 @@ CREATE FUNCTION @extschema@.replica_drill(replica name, timeout interval DEFAULT
 	RETURNS bigint AS 'MODULE_PATHNAME', 'rctl_sql_drill' LANGUAGE C STRICT VOLATILE;
 COMMENT ON FUNCTION @extschema@.replica_drill(name, interval, interval) IS 'rehearses a planned promotion: fences, waits for zero lag, lifts the fence, and records the times as an event; returns the operation';
 
+CREATE FUNCTION @extschema@.replica_explain(action text, replica name, server name DEFAULT NULL, options jsonb DEFAULT '{}')
+	RETURNS TABLE (step integer, name text, status text, estimate interval, detail text, hint text)
+	AS 'MODULE_PATHNAME', 'rctl_sql_explain' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_explain(text, name, name, jsonb) IS 'what a promote, switchover, create, drop, attach, detach, repair or drill would do: every check and step, how long it takes, what is in the way; changes nothing';
+
 CREATE FUNCTION @extschema@.replica_wait(replica name, timeout interval DEFAULT '1 hour')
 	RETURNS text AS 'MODULE_PATHNAME', 'rctl_sql_wait' LANGUAGE C STRICT VOLATILE;
 COMMENT ON FUNCTION @extschema@.replica_wait(name, interval) IS 'waits for the latest operation of a replica; returns its final state or raises its error';
@@ -345,6 +350,7 @@ REVOKE ALL ON FUNCTION
 	@extschema@.replica_promote(name, text, interval, interval, text),
 	@extschema@.replica_switchover(name, interval, interval),
 	@extschema@.replica_drill(name, interval, interval),
+	@extschema@.replica_explain(text, name, name, jsonb),
 	@extschema@.replica_wait(name, interval),
 	@extschema@.replica_operation_wait(bigint, interval),
 	@extschema@.replica_cancel(bigint),

@@ -10,7 +10,10 @@
 
 #include "postgres.h"
 
+#include "foreign/foreign.h"
 #include "utils/timestamp.h"
+
+#include "provider/provider.h"
 
 /*
  * Raises an error, with what to do about it, unless operations can be queued
@@ -30,5 +33,11 @@ extern int64 rctl_api_interval_ms(const Interval *interval, const char *what);
 
 /* Whether the operation waits for this transaction to commit. */
 extern bool rctl_api_queued_here(int64 operation);
+
+/* The provider of a server that the caller may use; raises an error otherwise. */
+extern const RctlProvider *rctl_api_provider(const char *name, ForeignServer **server);
+
+/* Raises an error unless a replica can have this name. */
+extern void rctl_api_check_name(const char *name);
 
 #endif							/* REPLICA_CTL_API_API_H */

@@ -39,9 +39,8 @@ PG_FUNCTION_INFO_V1(rctl_sql_drill);
 PG_FUNCTION_INFO_V1(rctl_sql_cancel);
 PG_FUNCTION_INFO_V1(rctl_sql_claim);
 
-/* The provider of a server that the caller may use; raises an error otherwise. */
-static const RctlProvider *
-usable_provider(const char *name, ForeignServer **server)
+const RctlProvider *
+rctl_api_provider(const char *name, ForeignServer **server)
 {
 	const RctlProvider *provider;
 	AclResult	acl;
@@ -82,8 +81,8 @@ require_plan(const RctlProvider *provider, RctlOpKind kind, const RctlMap *argum
 				 errmsg("provider \"%s\" cannot do \"%s\"", provider->name, rctl_op_kind_name(kind))));
 }
 
-static void
-check_name(const char *name)
+void
+rctl_api_check_name(const char *name)
 {
 	if (name[0] == '\0')
 		ereport(ERROR,
@@ -132,8 +131,8 @@ add_replica(FunctionCallInfo fcinfo, RctlOpKind kind)
 
 	rctl_api_require_primary();
 	require_no_fencing_operation();
-	check_name(name);
-	provider = usable_provider(server_name, &server);
+	rctl_api_check_name(name);
+	provider = rctl_api_provider(server_name, &server);
 	require_plan(provider, kind, NULL);
 	rctl_options_check(kind == RCTL_OP_CREATE ? provider->create_options : provider->attach_options,
 					   options, psprintf("replica_%s", rctl_op_kind_name(kind)));
@@ -206,7 +205,7 @@ queue_operation(const char *name, RctlOpKind kind, const RctlMap *arguments, con
 				 errmsg("operation " INT64_FORMAT " is running on replica \"%s\"", unfinished, name),
 				 errhint("Wait for it with SELECT replica_wait(%s), or stop it with SELECT replica_cancel(" INT64_FORMAT ").",
 						 quote_literal_cstr(name), unfinished)));
-	require_plan(usable_provider(row.server, &server), kind, arguments);
+	require_plan(rctl_api_provider(row.server, &server), kind, arguments);
 	if (strcmp(row.state, "promoted") == 0 && kind != RCTL_OP_DROP && kind != RCTL_OP_DETACH)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -337,7 +336,7 @@ require_cancel_right(const RctlOutcome *outcome)
 	ForeignServer *server;
 
 	if ((!OidIsValid(requester) || !has_privs_of_role(GetUserId(), requester)) && outcome->server)
-		(void) usable_provider(outcome->server, &server);
+		(void) rctl_api_provider(outcome->server, &server);
 }
 
 /*

@@ -33,6 +33,7 @@
 #include "utils/timestamp.h"
 
 #include "core/board.h"
+#include "core/preflight.h"
 #include "core/promotion.h"
 #include "core/rejoin.h"
 #include "core/store.h"
@@ -65,6 +66,9 @@ rctl_promotion_conn(RctlOp *op)
 	static int64 operation = 0;
 	MemoryContext old;
 
+	/* A session looks once; it has no operation, nor a context that lasts. */
+	if (op->dry_run)
+		return op->replica->provider->connect(op, op->replica, CONNECT_TIMEOUT_MS);
 	if (conn == NULL || operation != op->id || PQstatus(conn) != CONNECTION_OK)
 	{
 		old = MemoryContextSwitchTo(op->context);
@@ -178,36 +182,12 @@ time_left(RctlOp *op)
  * ---------------------------------------------------------------------
  */
 
+/* Refuses what cannot work before anything is touched. */
 static void
 check(RctlOp *op)
 {
-	PGconn	   *conn;
-
 	(void) time_left(op);
-	if (rctl_fence_is_up())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this server is fenced"),
-				 errhint("Lift the fence with SELECT replica_unfence().")));
-	conn = rctl_promotion_conn(op);
-	if (!ask_bool(conn, "SELECT pg_is_in_recovery()"))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("replica \"%s\" is not in recovery", op->replica->name),
-				 errdetail("It was promoted by someone else."),
-				 errhint("Remove it from the registry with SELECT replica_detach(%s).",
-						 quote_literal_cstr(op->replica->name))));
-	if (ask_bool(conn, "SELECT pg_is_wal_replay_paused()"))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("WAL replay is paused on replica \"%s\"", op->replica->name),
-				 errhint("Run SELECT pg_wal_replay_resume() on it.")));
-	if (!ask_bool(conn, "SELECT status = 'streaming' FROM pg_stat_wal_receiver"))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("replica \"%s\" is not streaming", op->replica->name),
-				 errhint("See replica_lag; SELECT replica_repair(%s) brings it back.",
-						 quote_literal_cstr(op->replica->name))));
+	rctl_preflight_require(op);
 }
 
 /* Waits until so little is left to replay that the fence will be short. */

@@ -144,7 +144,7 @@ was_moved(RctlOp *op, const RctlReplica *sibling)
 
 /* What pg_rewind asks of the server that it works on. */
 static void
-check_rewindable(void)
+check_rewindable(RctlOp *op)
 {
 	if (!DataChecksumsEnabled() && !wal_log_hints)
 		ereport(ERROR,
@@ -168,7 +168,7 @@ check_rewindable(void)
 }
 
 static void
-check_programs(void)
+check_programs(RctlOp *op)
 {
 	static const char *const programs[] = {"pg_rewind", "pg_ctl", "pg_controldata"};
 	char	   *command = pstrdup(rctl_restart_command);
@@ -193,7 +193,7 @@ check_programs(void)
 				 errmsg("this server cannot restart itself"),
 				 errdetail("It is the first process of its container, which ends with it."),
 				 errhint("Run the server under an init process, or promote with source_after => 'read_only'.")));
-	if (mkdir(work_path(NULL), S_IRWXU) < 0 && errno != EEXIST)
+	if (!op->dry_run && mkdir(work_path(NULL), S_IRWXU) < 0 && errno != EEXIST)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not create directory \"%s\": %m", work_path(NULL)),
@@ -219,8 +219,9 @@ check_no_other_operation(RctlOp *op)
 
 /* A standby with less than its primary has of these does not start. */
 static void
-check_settings(RctlOp *op, PGconn *conn)
+check_settings(RctlOp *op)
 {
+	PGconn	   *conn = rctl_promotion_conn(op);
 	static const char *const settings[] = {
 		"max_connections", "max_worker_processes", "max_wal_senders",
 		"max_prepared_transactions", "max_locks_per_transaction",
@@ -242,8 +243,10 @@ check_settings(RctlOp *op, PGconn *conn)
 
 /* What the login is allowed on the replica, and what the replica has free. */
 static void
-check_replica(RctlOp *op, PGconn *conn, int nslots)
+check_replica(RctlOp *op)
 {
+	PGconn	   *conn = rctl_promotion_conn(op);
+	int			nslots = list_length(siblings_of(op)) + 1;
 	char	   *slots;
 	char	   *senders;
 
@@ -268,18 +271,18 @@ check_replica(RctlOp *op, PGconn *conn, int nslots)
 				 errmsg("not enough free replication slots or walsenders on replica \"%s\"", op->replica->name),
 				 errdetail("%d of each will be needed; %s slots and %s walsenders are free.", nslots, slots, senders),
 				 errhint("Raise max_replication_slots and max_wal_senders there and restart it.")));
-	if (rctl_slot_exists(RCTL_REJOIN_SLOT))
-		rctl_slot_drop(RCTL_REJOIN_SLOT);
 }
 
 /* Commits must not wait for ever while the siblings receive through the replica. */
 static void
-check_synchronous(RctlOp *op, List *siblings)
+check_synchronous(RctlOp *op)
 {
+	List	   *siblings;
 	int			left;
 
 	if (!SyncRepRequested() || SyncRepStandbyNames == NULL || SyncRepStandbyNames[0] == '\0' || SyncRepConfig == NULL)
 		return;
+	siblings = siblings_of(op);
 	rctl_store_begin();
 	left = rctl_store_synchronous_without(siblings);
 	rctl_store_commit();
@@ -295,8 +298,9 @@ check_synchronous(RctlOp *op, List *siblings)
 
 /* Slots of others do not survive the change of places; nobody shall find out by surprise. */
 static void
-report_foreign_slots(RctlOp *op, List *siblings)
+report_foreign_slots(RctlOp *op)
 {
+	List	   *siblings = siblings_of(op);
 	char	   *names;
 
 	rctl_store_begin();
@@ -329,24 +333,36 @@ describe_self(RctlOp *op, RctlRejoin *rejoin)
 	return self;
 }
 
+static void
+check_login(RctlOp *op)
+{
+	RctlRejoin	rejoin = {0};
+	RctlReplica *self = describe_self(op, &rejoin);
+
+	rctl_map_set(op->state, RCTL_REJOIN_NAME, self->name);
+	rctl_map_set_json(op->state, RCTL_REJOIN_FACTS, rctl_map_to_json(self->facts));
+}
+
+const RctlStep rctl_rejoin_checks[] = {
+	{"rewind", check_rewindable, "pg_rewind can be used on this server, should it end past the replica"},
+	{"restart", check_programs, "this server can restart itself as a standby"},
+	{"other operations", check_no_other_operation, "no other operation is unfinished"},
+	{"settings here", check_settings, "no setting of the replica is too high for a standby here"},
+	{"room for standbys", check_replica, "the replica has slots and walsenders for this server and the other replicas"},
+	{"synchronous here", check_synchronous, "no commit waits for a replica that changes its source"},
+	{"login there", check_login, "this server can follow the replica"},
+	{0}
+};
+
 void
 rctl_rejoin_check(RctlOp *op)
 {
-	PGconn	   *conn = rctl_promotion_conn(op);
-	List	   *siblings = siblings_of(op);
-	RctlReplica *self;
-	RctlRejoin	rejoin = {0};
-
-	check_rewindable();
-	check_programs();
-	check_no_other_operation(op);
-	check_settings(op, conn);
-	check_replica(op, conn, list_length(siblings) + 1);
-	check_synchronous(op, siblings);
-	report_foreign_slots(op, siblings);
-	self = describe_self(op, &rejoin);
-	rctl_map_set(op->state, RCTL_REJOIN_NAME, self->name);
-	rctl_map_set_json(op->state, RCTL_REJOIN_FACTS, rctl_map_to_json(self->facts));
+	for (const RctlStep *check = rctl_rejoin_checks; check->name; check++)
+		check->run(op);
+	/* What an earlier switchover may have left. */
+	if (rctl_slot_exists(RCTL_REJOIN_SLOT))
+		rctl_slot_drop(RCTL_REJOIN_SLOT);
+	report_foreign_slots(op);
 }
 
 /* ---------------------------------------------------------------------

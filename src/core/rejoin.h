@@ -24,6 +24,12 @@
 /* The slot that keeps the WAL here that pg_rewind must read. */
 #define RCTL_REJOIN_SLOT "replica_ctl_rejoin"
 
+/*
+ * What the first of the steps checks, one thing each; replica_explain runs
+ * them in a dry run, in which they only look.
+ */
+extern const RctlStep rctl_rejoin_checks[];
+
 extern void rctl_rejoin_check(RctlOp *op);
 extern void rctl_rejoin_prepare(RctlOp *op);
 extern void rctl_rejoin_siblings(RctlOp *op);

@@ -112,6 +112,11 @@ rctl_store_begin(void)
 void
 rctl_store_begin_elsewhere(void)
 {
+	if (rctl_wait_in_transaction)
+	{
+		rctl_store_enter_read(&session_scope);
+		return;
+	}
 	begin();
 	connect_spi();
 }
@@ -939,7 +944,7 @@ rctl_store_dry_run(RctlOpKind kind, RctlReplica *replica, RctlMap *arguments)
 
 	op->dry_run = true;
 	op->kind = kind;
-	op->requested_by_id = GetSessionUserId();
+	op->requested_by_id = caller;
 	op->requested_by = GetUserNameFromId(op->requested_by_id, false);
 	op->replica = replica;
 	op->arguments = arguments;
