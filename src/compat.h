@@ -15,11 +15,19 @@
 #error "replica_ctl needs PostgreSQL 15 or newer"
 #endif
 
+#include "catalog/pg_foreign_server.h"
 #include "nodes/parsenodes.h"
 #include "nodes/plannodes.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/guc_tables.h"
+
+/* Stands before the type of a function that does not return. */
+#if PG_VERSION_NUM >= 180000
+#define RCTL_NORETURN pg_noreturn
+#else
+#define RCTL_NORETURN pg_attribute_noreturn()
+#endif
 
 /* Whether a role has USAGE on a foreign server. */
 static inline AclResult

@@ -31,6 +31,7 @@
 #include "utils/memutils.h"
 #include "utils/varlena.h"
 
+#include "compat.h"
 #include "net/wait.h"
 #include "provider/host.h"
 
@@ -47,7 +48,7 @@
  * Errors of the file system.  A full disk, a missing right and so on have
  * SQLSTATEs of their own (errcode_for_file_access).
  */
-static void file_error(const char *doing, const char *path) pg_attribute_noreturn();
+static RCTL_NORETURN void file_error(const char *doing, const char *path);
 
 static void
 file_error(const char *doing, const char *path)

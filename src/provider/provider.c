@@ -15,6 +15,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "provider/provider.h"
 #include "provider/providers.h"
 
@@ -44,7 +45,7 @@ rctl_provider_by_wrapper(const char *wrapper)
 }
 
 static const RctlOptionDef *
-find_option(const RctlOptionDef *defs, const char *name)
+find_definition(const RctlOptionDef *defs, const char *name)
 {
 	for (; defs && defs->name; defs++)
 	{
@@ -79,8 +80,7 @@ unknown_option(const RctlOptionDef *defs, const char *name, const char *what)
 			 : errhint("There are no valid options here.")));
 }
 
-static void bad_value(const RctlOptionDef *def, const char *value, const char *format,...)
-			pg_attribute_noreturn() pg_attribute_printf(3, 4);
+static RCTL_NORETURN void bad_value(const RctlOptionDef *def, const char *value, const char *format,...) pg_attribute_printf(3, 4);
 
 /* Raises the error; format says what the value must be. */
 static void
@@ -223,7 +223,7 @@ rctl_options_check(const RctlOptionDef *defs, const RctlMap *options, const char
 	foreach(cell, options->entries)
 	{
 		const RctlMapEntry *entry = lfirst(cell);
-		const RctlOptionDef *def = find_option(defs, entry->key);
+		const RctlOptionDef *def = find_definition(defs, entry->key);
 
 		if (def == NULL)
 			unknown_option(defs, entry->key, what);
