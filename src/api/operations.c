@@ -78,7 +78,9 @@ require_plan(const RctlProvider *provider, RctlOpKind kind, const RctlMap *argum
 	if (rctl_plan(provider, kind, arguments).steps == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("provider \"%s\" cannot do \"%s\"", provider->name, rctl_op_kind_name(kind))));
+				 errmsg("provider \"%s\" cannot do \"%s\"", provider->name, rctl_op_kind_name(kind)),
+				 errhint("SELECT DISTINCT kind FROM replica_ctl.steps() WHERE provider = %s lists what it can do.",
+						 quote_literal_cstr(provider->name))));
 }
 
 void
@@ -87,13 +89,15 @@ rctl_api_check_name(const char *name)
 	if (name[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("replica name must not be empty")));
+				 errmsg("replica name must not be empty"),
+				 errhint("Choose a name of 1 to %d bytes.", NAMEDATALEN - 1)));
 	for (const char *c = name; *c; c++)
 	{
 		if ((unsigned char) *c < ' ' || *c == 0x7f)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_NAME),
-					 errmsg("replica name must not contain control characters")));
+					 errmsg("replica name must not contain control characters"),
+					 errhint("Letters, digits, spaces and punctuation are fine.")));
 	}
 }
 
