@@ -72,7 +72,7 @@ look(const char *replica, int64 *operation, RctlOutcome *outcome)
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PushActiveSnapshot(GetLatestSnapshot());
-	rctl_store_enter(&scope);
+	rctl_store_enter_read(&scope);
 	if (replica)
 		*operation = rctl_store_latest(replica, true);
 	known = *operation != 0 && rctl_store_outcome(*operation, outcome, true);
