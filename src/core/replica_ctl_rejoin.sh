@@ -23,10 +23,10 @@
 # configuration, certificates and logs.  So everything at its top that is not
 # PostgreSQL's own is kept in DIRECTORY/aside meanwhile.
 #
-# DIRECTORY, next to the data directory, holds: plan (shell assignments),
-# lock, rejoin.log, aside/ and the list "ours" of what is in it, wal/ with
-# links to the server's WAL, the marks "begun" (pg_rewind may have), "rewound"
-# and "done", and "failed" with the reason if it had to give up.
+# DIRECTORY, next to the data directory, holds: plan (shell assignments), lock,
+# rejoin.log; aside/ and the list "ours" of what is in it; wal/ with links to
+# the server's WAL; unarchived/; the marks "begun" (pg_rewind may have),
+# "rewound" and "done"; and "failed" with the reason if it had to give up.
 
 set -u
 set -f
@@ -187,6 +187,18 @@ keep_wal()
 	cp -al "$pgdata/pg_wal/." "$work/wal" 2>/dev/null || rm -rf "$work/wal"
 }
 
+# WAL that the archive has not got must not be lost with the old pg_wal.
+keep_unarchived()
+{
+	ls "$pgdata/pg_wal/archive_status" | sed -n 's/\.ready$//p' >"$work/names"
+	[ -s "$work/names" ] || return 0
+	mkdir -p "$work/unarchived" || return
+	while IFS= read -r name; do
+		[ -e "$work/unarchived/$name" ] || cp -p "$pgdata/pg_wal/$name" "$work/unarchived/$name" || return
+	done <"$work/names"
+	say "WAL files that were not archived are kept in $work/unarchived:" $(cat "$work/names")
+}
+
 bring_wal_back()
 {
 	[ -d "$work/wal" ] || return 0
@@ -250,6 +262,7 @@ begin()
 		fail "somebody has started the server again"
 	fi
 	keep_wal
+	keep_unarchived || back_out "could not keep WAL that was not archived in $work/unarchived"
 	save_own_files || back_out "could not keep the server's own files in $work/aside"
 	: >"$work/begun"
 }
