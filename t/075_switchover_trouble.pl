@@ -52,10 +52,21 @@ system("$bindir/pg_ctl -s -w -D '$at{main}{dir}' -l '$at{main}{dir}.log' restart
 wait_ask($at{main}, q{SELECT count(*) = 2 AND bool_and(connected) FROM replica_status});
 ask($at{main}, 'SELECT pg_switch_wal()');
 my $start = time;
-is(scalar switch_to($at{main}, $at{r2}), 'succeeded', 'an archiver that hangs does not stop it');
+is(scalar switch_to($at{main}, $at{r1}), 'succeeded', 'an archiver that hangs does not stop it');
 note 'after ' . (time - $start) . ' s';
-wait_ask($at{r2}, q{SELECT count(*) = 2 AND bool_and(connected) FROM replica_status});
+wait_ask($at{r1}, q{SELECT count(*) = 2 AND bool_and(connected) FROM replica_status});
 ok((grep { m{/[0-9A-F]{24}$} } glob "$at{main}{dir}_rejoin/unarchived/*") > 0, 'what it did not archive is kept');
+
+# -- what the failed restart has left is not taken for the next one's
+ask($at{r1}, 'ALTER SYSTEM RESET replica_ctl.restart_command');
+ask($at{r1}, 'SELECT pg_reload_conf()');
+wait_ask($at{r1}, q{SELECT current_setting('replica_ctl.restart_command') = ''});
+ok(-e "$at{r1}{dir}_rejoin/done", 'there are marks of the restart that failed');
+ask($at{r1}, 'CREATE TABLE t AS SELECT generate_series(1, 1000) AS i');
+is(scalar switch_to($at{r1}, $at{main}), 'succeeded', 'the next switchover succeeds');
+wait_ask($at{main}, q{SELECT count(*) = 2 AND bool_and(connected) FROM replica_status});
+is(ask($at{r1}, 'SELECT count(*), pg_is_in_recovery() FROM t'), '1000|t', 'r1 is a standby with its data');
+ok(!-e "$at{r1}{dir}_rejoin/plan" && (my @old = glob "$at{r1}{dir}_rejoin.old_*/plan"), 'they were put away');
 
 system("$bindir/pg_ctl -s -D '$at{main}{dir}' -m immediate stop");
 $node->{_pid} = undef;

@@ -113,6 +113,22 @@ script_path(void)
 	return psprintf("%s/extension/replica_ctl_rejoin.sh", share);
 }
 
+/* Whether the program runs: then it has the lock. */
+static bool
+program_runs(void)
+{
+	int			fd = OpenTransientFilePerm(work_path("lock"), O_CREAT | O_RDWR | PG_BINARY, S_IRUSR | S_IWUSR);
+	bool		runs;
+
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", work_path("lock"))));
+	runs = flock(fd, LOCK_EX | LOCK_NB) < 0;
+	CloseTransientFile(fd);
+	return runs;
+}
+
 static List *
 siblings_of(RctlOp *op)
 {
@@ -193,7 +209,32 @@ check_programs(RctlOp *op)
 				 errmsg("this server cannot restart itself"),
 				 errdetail("It is the first process of its container, which ends with it."),
 				 errhint("Run the server under an init process, or promote with source_after => 'read_only'.")));
-	if (!op->dry_run && mkdir(work_path(NULL), S_IRWXU) < 0 && errno != EEXIST)
+}
+
+/*
+ * A plan is there only until it was carried out.  One that was not, and the
+ * marks of how far it had come, must not be taken for this operation's.
+ */
+static void
+make_work_directory(RctlOp *op)
+{
+	if (access(work_path("plan"), F_OK) == 0)
+	{
+		char	   *old = psprintf("%s.old_" INT64_FORMAT, work_path(NULL), op->id);
+
+		if (program_runs())
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("the program of an earlier switchover is still at work"),
+					 errhint("See \"%s\".", work_path("rejoin.log"))));
+		if (rename(work_path(NULL), old) < 0)
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not rename directory \"%s\" to \"%s\": %m", work_path(NULL), old)));
+		rctl_op_event(op, "warning", "rejoin_unfinished", NULL,
+					  "An earlier switchover did not finish its work; its files are in \"%s\"", old);
+	}
+	if (mkdir(work_path(NULL), S_IRWXU) < 0 && errno != EEXIST)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not create directory \"%s\": %m", work_path(NULL)),
@@ -359,6 +400,7 @@ rctl_rejoin_check(RctlOp *op)
 {
 	for (const RctlStep *check = rctl_rejoin_checks; check->name; check++)
 		check->run(op);
+	make_work_directory(op);
 	/* What an earlier switchover may have left. */
 	if (rctl_slot_exists(RCTL_REJOIN_SLOT))
 		rctl_slot_drop(RCTL_REJOIN_SLOT);
@@ -642,22 +684,6 @@ checkpoint_there(RctlOp *op)
 		return;
 	rctl_op_progress(op, "checkpoint of the new primary", 0, 0);
 	rctl_pg_exec(conn, CHECKPOINT_TIMEOUT_MS, "CHECKPOINT", 0, NULL);
-}
-
-/* Whether the program runs: then it has the lock. */
-static bool
-program_runs(void)
-{
-	int			fd = OpenTransientFilePerm(work_path("lock"), O_CREAT | O_RDWR | PG_BINARY, S_IRUSR | S_IWUSR);
-	bool		runs;
-
-	if (fd < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not open file \"%s\": %m", work_path("lock"))));
-	runs = flock(fd, LOCK_EX | LOCK_NB) < 0;
-	CloseTransientFile(fd);
-	return runs;
 }
 
 static char *
