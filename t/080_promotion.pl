@@ -176,7 +176,8 @@ SKIP:
 			wait_for($primary, "SELECT state NOT IN ('queued', 'running') FROM replica_operations WHERE operation = $operation", 60);
 			my $state = $primary->safe_psql('postgres', "SELECT state FROM replica_operations WHERE operation = $operation");
 			my $recovery = on_port($port, 'SELECT pg_is_in_recovery()');
-			my $early = $step =~ /check|warm|fence|zero_lag/;
+			# the start of "promote" is flushed by the step itself
+			my $early = "$when $step" =~ /check|warm|fence|zero_lag|before promote/;
 
 			ok(($state eq 'succeeded' && $recovery eq 'f' && fence_phase() eq 'promoted')
 				|| ($early && $state eq 'failed' && $recovery eq 't' && fence_phase() eq 'down'),

@@ -761,7 +761,10 @@ forward(RctlOpRow *row, const RctlPlan *plan)
 			return true;
 		rctl_store_begin();
 		rctl_store_step(row, done, step->name, i + 1, step->point_of_no_return, progress);
-		rctl_store_commit();
+		if (step->hurried)
+			rctl_store_commit_unflushed();
+		else
+			rctl_store_commit();
 		rctl_board_step(progress, rctl_plan_progress(plan, i + 1) - progress);
 		pgstat_report_activity(STATE_RUNNING, psprintf("%s of replica \"%s\": %s",
 													   rctl_op_kind_name(row->op.kind),

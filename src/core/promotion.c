@@ -40,6 +40,7 @@
 #include "net/pgconn.h"
 #include "net/wait.h"
 #include "primary/fence.h"
+#include "primary/segment.h"
 #include "primary/slots.h"
 
 #define CONNECT_TIMEOUT_MS 10000
@@ -52,6 +53,10 @@
 
 /* Writes are stopped only when less than this is left to replay. */
 #define WARM_LAG_BYTES (16 * 1024 * 1024)
+#define FILL_PAUSE_MS 2
+
+/* How long to wait for the end of a segment, which only makes the promotion faster. */
+#define SEGMENT_END_MS 200
 
 /* ---------------------------------------------------------------------
  * The replica
@@ -190,9 +195,9 @@ check(RctlOp *op)
 	rctl_preflight_require(op);
 }
 
-/* Waits until so little is left to replay that the fence will be short. */
+/* Waits until less than this is left to replay. */
 static void
-warm(RctlOp *op)
+wait_for_lag_below(RctlOp *op, uint64 limit, long poll_ms)
 {
 	PGconn	   *conn = rctl_promotion_conn(op);
 
@@ -202,10 +207,28 @@ warm(RctlOp *op)
 		XLogRecPtr	theirs = ask_lsn(conn, "SELECT pg_last_wal_replay_lsn()");
 		uint64		lag = ours > theirs ? ours - theirs : 0;
 
-		if (lag < WARM_LAG_BYTES)
+		if (lag < limit)
 			break;
 		rctl_op_progress(op, psprintf("replaying, " UINT64_FORMAT " kB left", lag / 1024), 0, 0);
-		rctl_sleep(Min(time_left(op), 100));
+		rctl_sleep(Min(time_left(op), poll_ms));
+	}
+}
+
+/*
+ * Waits until so little is left to replay that the fence will be short, and
+ * leaves little of the WAL segment, so that the promotion will be.
+ */
+static void
+warm(RctlOp *op)
+{
+	wait_for_lag_below(op, WARM_LAG_BYTES, 100);
+	if (op->kind == RCTL_OP_DRILL)
+		return;
+	while (!rctl_segment_fill())
+	{
+		/* Not faster than it is replayed, and with pauses for the others. */
+		rctl_sleep(Min(time_left(op), FILL_PAUSE_MS));
+		wait_for_lag_below(op, WARM_LAG_BYTES / 4, 10);
 	}
 }
 
@@ -225,15 +248,17 @@ fence(RctlOp *op)
 		.drain_ms = argument_ms(op, "drain_ms", "1000"),
 		.timeout_ms = time_left(op),
 	};
+	RctlFenceState state;
 	XLogRecPtr	lsn;
 
 	(void) rctl_promotion_conn(op);
 	rctl_map_setf(object, "operation", INT64_FORMAT, op->id);
 	rctl_op_cleanup_add(op, RCTL_FENCE_RECORD, object, op->kind == RCTL_OP_DRILL);
 
-	note_time(op, "fence_began");
 	lsn = rctl_fence_raise(&request);
 	note_time(op, "fenced");
+	rctl_fence_get(&state);
+	rctl_map_setf(op->state, "fence_began", INT64_FORMAT, (int64) state.since);
 	rctl_map_set(op->state, "fence_lsn", lsn_text(lsn));
 }
 
@@ -289,18 +314,22 @@ promote(RctlOp *op)
 		if (waited % REPORT_MS == 0)
 			rctl_op_progress(op, psprintf("promoting, %d s", waited / 1000), 0, 0);
 	}
-	/* A transaction id is a write: it is in the WAL of the new timeline. */
-	(void) ask(conn, "SELECT pg_current_xact_id()");
 	note_time(op, "promoted");
 }
 
-/* Ends the sessions that clients have here, but for those that watch this operation. */
+/*
+ * Ends the sessions that clients have here, but for those that watch this
+ * operation.  Sessions that began after the promotion know that this server is
+ * read-only; many are just being made by clients that look for the primary.
+ */
 static void
 end_sessions(RctlOp *op)
 {
-	char	   *sql = psprintf("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
-							   " WHERE backend_type = 'client backend' AND pid <> ALL ('{%s}'::int[])",
-							   rctl_board_watchers(rctl_map_get(op->arguments, "session")));
+	char	   *sql = psprintf("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_get_activity(NULL)"
+							   " WHERE backend_type = 'client backend' AND pid <> ALL ('{%s}'::int[])"
+							   " AND backend_start <= '%s'::timestamptz",
+							   rctl_board_watchers(rctl_map_get(op->arguments, "session")),
+							   timestamptz_to_str(noted_time(op, "promoted")));
 
 	rctl_op_begin(op);
 	if (SPI_execute(sql, false, 0) < 0)
@@ -339,12 +368,30 @@ verify(RctlOp *op)
 	rctl_map_set(op->replica->facts, "timeline", timeline);
 }
 
+/*
+ * Makes durable that there is no way back, and lets this server's WAL end with
+ * a segment.  The replica has all that it must have: if it is slow to get
+ * there, it is promoted in mid-segment.
+ */
+static void
+end_segment(RctlOp *op)
+{
+	PGconn	   *conn = conn_of_promoted(op);
+	XLogRecPtr	end = rctl_segment_end();
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SEGMENT_END_MS);
+
+	while (ask_lsn(conn, "SELECT pg_last_wal_replay_lsn()") < end && GetCurrentTimestamp() < until)
+		rctl_sleep(REPLAY_POLL_MS);
+	note_time(op, "segment_ended");
+}
+
 /* What must happen at once when the replica accepts writes: point clients to it. */
 static void
 promote_planned(RctlOp *op)
 {
 	PGconn	   *conn;
 
+	end_segment(op);
 	promote(op);
 	conn = rctl_promotion_conn(op);
 	rctl_fence_mark_promoted(op->id, op->replica->name, endpoint(op->replica),
@@ -391,7 +438,8 @@ unlink_promoted(RctlOp *op)
 	rctl_map_set(detail, "fence_lsn", rctl_map_get(op->state, "fence_lsn"));
 	set_elapsed(op, detail, "fence_ms", "fence_began", "fenced");
 	set_elapsed(op, detail, "zero_lag_ms", "fenced", "zero_lag");
-	set_elapsed(op, detail, "promote_ms", "zero_lag", "promoted");
+	set_elapsed(op, detail, "segment_ms", "zero_lag", "segment_ended");
+	set_elapsed(op, detail, "promote_ms", noted_time(op, "segment_ended") ? "segment_ended" : "zero_lag", "promoted");
 	set_elapsed(op, detail, "writes_stopped_ms", "fence_began", "promoted");
 	rctl_map_set(detail, "source_lsn", rctl_map_get(op->state, "source_lsn"));
 	rctl_map_set(detail, "replica_lsn", rctl_map_get(op->state, "replica_lsn"));
@@ -460,8 +508,8 @@ const RctlStep rctl_planned_promotion_steps[] = {
 	{"check", check, "check that the replica can take over", .once = true},
 	{"warm", warm, "connect, and wait until little is left to replay", .once = true},
 	{"fence", fence, "stop writes here", .once = true},
-	{"zero_lag", zero_lag, "wait until the replica has replayed everything", .once = true},
-	{"promote", promote_planned, "promote the replica and point clients to it", true},
+	{"zero_lag", zero_lag, "wait until the replica has replayed everything", .once = true, .hurried = true},
+	{"promote", promote_planned, "promote the replica and point clients to it", true, .hurried = true},
 	{"verify", verify, "check its timeline and position", true},
 	{"unlink", unlink_promoted, "drop its slot and write the event", true},
 	{"after", after, "leave this server as was asked: read_only, read_write or standby", true},
@@ -479,8 +527,8 @@ const RctlStep rctl_switchover_steps[] = {
 	{"prepare", rctl_rejoin_prepare, "make the slots that will be needed on the replica"},
 	{"siblings", rctl_rejoin_siblings, "let the other replicas follow it"},
 	{"fence", fence, "stop writes here", .once = true},
-	{"zero_lag", zero_lag, "wait until the replica has replayed everything", .once = true},
-	{"promote", promote_planned, "promote the replica and point clients to it", true},
+	{"zero_lag", zero_lag, "wait until the replica has replayed everything", .once = true, .hurried = true},
+	{"promote", promote_planned, "promote the replica and point clients to it", true, .hurried = true},
 	{"verify", verify, "check its timeline and position", true},
 	{"siblings_verify", rctl_rejoin_siblings_verify, "check that the other replicas are on its timeline", true},
 	{"unlink", unlink_promoted, "drop its slot and write the event", true},
@@ -501,7 +549,7 @@ const RctlStep rctl_drill_steps[] = {
 	{"check", check, "check that the replica could take over", .once = true},
 	{"warm", warm, "connect, and wait until little is left to replay", .once = true},
 	{"fence", fence, "stop writes here", .once = true},
-	{"zero_lag", zero_lag, "wait until the replica has replayed everything", .once = true},
+	{"zero_lag", zero_lag, "wait until the replica has replayed everything", .once = true, .hurried = true},
 	{"lift", lift, "let writes go on", .once = true},
 	{"report", report_drill, "write the event with the times"},
 	{0}

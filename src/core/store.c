@@ -161,6 +161,18 @@ rctl_store_commit(void)
 		rctl_board_changed();
 }
 
+void
+rctl_store_commit_unflushed(void)
+{
+	/*
+	 * A source above the one of the worker's own setting, so that it ends
+	 * with the transaction.
+	 */
+	(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+	rctl_store_commit();
+}
+
 /* The owner of schema replica_ctl, as whom the registry is written. */
 static Oid
 registry_owner(void)

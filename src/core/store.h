@@ -66,6 +66,9 @@ typedef struct RctlStoreScope
 
 extern void rctl_store_begin(void);
 extern void rctl_store_commit(void);
+
+/* The same without a flush: a crash within the next moments may lose it. */
+extern void rctl_store_commit_unflushed(void);
 extern void rctl_store_enter(RctlStoreScope *scope);
 
 /* The same for reading only: it does not open the fence to the transaction. */

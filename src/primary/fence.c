@@ -661,21 +661,24 @@ rctl_fence_mark_promoted(int64 operation, const char *replica, const char *endpo
 	strlcpy(state.endpoint, endpoint ? endpoint : "", sizeof(state.endpoint));
 	state.promoted_timeline = timeline;
 	state.promoted_lsn = lsn;
+
+	/*
+	 * Clients are waiting: they come first.  A crash before the file is
+	 * written comes up fenced too, and the operation that owns the fence
+	 * comes here again.
+	 */
+	LWLockAcquire(fence_lock, LW_EXCLUSIVE);
+	rctl_fence_shared->state = state;
+	set_phase_locked(RCTL_FENCE_PROMOTED);
+	LWLockRelease(fence_lock);
+	ConditionVariableBroadcast(&rctl_fence_shared->changed);
+
 	PG_ENSURE_ERROR_CLEANUP(release_on_error, (Datum) 0);
 	{
 		rctl_fence_file_write(&state);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(release_on_error, (Datum) 0);
-
-	LWLockAcquire(fence_lock, LW_EXCLUSIVE);
-	rctl_fence_shared->state = state;
-	set_phase_locked(RCTL_FENCE_PROMOTED);
-	rctl_fence_shared->changing_pid = 0;
-	LWLockRelease(fence_lock);
-	ConditionVariableBroadcast(&rctl_fence_shared->changed);
-
-	/* The new primary has the same subscriptions, and needs their slots. */
-	stop_apply_workers(false, 0);
+	release();
 	ereport(LOG,
 			(errmsg("this server stays fenced: replica \"%s\" is the primary from %X/%X on", replica,
 					LSN_FORMAT_ARGS(lsn))));

@@ -91,8 +91,9 @@ extern XLogRecPtr rctl_fence_raise(const RctlFenceRequest *request);
 extern bool rctl_fence_lift(int64 operation);
 
 /*
- * Writes durably that a replica is the primary now: held statements fail, and
- * a restart comes up fenced.  Harmless to repeat.  To be called when the
+ * Tells held statements, which fail, and then writes durably that a replica is
+ * the primary now.  If that raises an error, or this server crashes, it is
+ * fenced as before, and this must be repeated; which is always harmless.  To be called when the
  * promotion cannot be undone any more, at the latest before clients are told.
  */
 extern void rctl_fence_mark_promoted(int64 operation, const char *replica, const char *endpoint,

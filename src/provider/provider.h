@@ -135,6 +135,13 @@ typedef struct RctlStep
 	 * it.
 	 */
 	bool		once;
+
+	/*
+	 * Its start, with all that was saved before it, is not flushed to disk:
+	 * writers wait.  After a crash the operation may go on at the step
+	 * before; if that would do harm, the step itself flushes.
+	 */
+	bool		hurried;
 } RctlStep;
 
 typedef enum RctlOptionType
