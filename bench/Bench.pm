@@ -123,6 +123,13 @@ sub new
 	return $self;
 }
 
+# A server that something else made, by its port.
+sub at
+{
+	my ($class, $its_port) = @_;
+	return bless { name => "port $its_port", port => $its_port }, $class;
+}
+
 sub host { return $dir }
 sub port { return $_[0]{port} }
 sub data_dir { return $_[0]{data} }
@@ -149,6 +156,7 @@ sub sql
 
 	unless ($self->{psql})
 	{
+		local $ENV{PGOPTIONS} = '-c client_min_messages=error';
 		$self->{psql} = open2($self->{from}, $self->{to}, 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1',
 			'-h', $dir, '-p', $self->{port}, '-U', 'bench', '-d', 'postgres');
 	}
