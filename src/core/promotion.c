@@ -111,11 +111,15 @@ ask_lsn(PGconn *conn, const char *sql)
 	return parse_lsn(ask(conn, sql));
 }
 
-/* The timeline that a server writes; pg_control knows it only after a checkpoint. */
+/*
+ * The timeline that a server writes, NULL while it is in recovery; pg_control
+ * knows it only after a checkpoint.
+ */
 static char *
 ask_timeline(PGconn *conn)
 {
-	return ask(conn, "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int");
+	return ask(conn, "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int"
+			   " WHERE NOT pg_is_in_recovery()");
 }
 
 static char *
@@ -303,11 +307,12 @@ static void
 promote(RctlOp *op)
 {
 	PGconn	   *conn = conn_of_promoted(op);
+	char	   *timeline;
 	int			waited = 0;
 
 	if (ask_bool(conn, "SELECT pg_is_in_recovery()"))
 		(void) ask(conn, "SELECT pg_promote(false)");
-	while (ask_bool(conn, "SELECT pg_is_in_recovery()"))
+	while ((timeline = ask_timeline(conn)) == NULL)
 	{
 		rctl_sleep(PROMOTE_POLL_MS);
 		waited += PROMOTE_POLL_MS;
@@ -315,6 +320,7 @@ promote(RctlOp *op)
 			rctl_op_progress(op, psprintf("promoting, %d s", waited / 1000), 0, 0);
 	}
 	note_time(op, "promoted");
+	rctl_map_set(op->state, "timeline", timeline);
 }
 
 /*
@@ -356,11 +362,11 @@ verify(RctlOp *op)
 	const char *fenced = rctl_map_get(op->state, "fence_lsn");
 	XLogRecPtr	least = parse_lsn(fenced ? fenced : rctl_map_get(op->state, "replica_lsn"));
 
-	if (now < least || strtoul(timeline, NULL, 10) <= GetWALInsertionTimeLine())
+	if (now < least || timeline == NULL || strtoul(timeline, NULL, 10) <= GetWALInsertionTimeLine())
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("promoted replica \"%s\" is at %X/%X on timeline %s", op->replica->name,
-						LSN_FORMAT_ARGS(now), timeline),
+						LSN_FORMAT_ARGS(now), timeline ? timeline : "?"),
 				 errdetail("It should be past %X/%X, on a timeline after %u.",
 						   LSN_FORMAT_ARGS(least), GetWALInsertionTimeLine()),
 				 errhint("Compare the two servers before you let either take writes.")));
@@ -389,13 +395,10 @@ end_segment(RctlOp *op)
 static void
 promote_planned(RctlOp *op)
 {
-	PGconn	   *conn;
-
 	end_segment(op);
 	promote(op);
-	conn = rctl_promotion_conn(op);
 	rctl_fence_mark_promoted(op->id, op->replica->name, endpoint(op->replica),
-							 (TimeLineID) strtoul(ask_timeline(conn), NULL, 10),
+							 (TimeLineID) strtoul(rctl_map_get(op->state, "timeline"), NULL, 10),
 							 parse_lsn(rctl_map_get(op->state, "fence_lsn")));
 	if (strcmp(rctl_map_get_default(op->arguments, "source_after", "read_only"), "read_write") != 0)
 		end_sessions(op);
