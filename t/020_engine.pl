@@ -277,6 +277,10 @@ note 'cancel';
 	wait_log('injecting fault create.copy.before=block');
 	is(sql("SELECT replica_cancel($op)"), 't', 'cancel of a step that fails without looking');
 	is(sql("SELECT replica_operation_wait($op)"), 'cancelled', 'is obeyed');
+	$op = create('error2', fault => 'create.copy.before=block;create.copy.after=53100');
+	wait_log('injecting fault create.copy.before=block', 2);
+	is(sql("SELECT replica_cancel($op)"), 't', 'cancel of a step that fails for good');
+	is(sql("SELECT replica_operation_wait($op)"), 'cancelled', 'is obeyed');
 	$op = create('late', fault => 'create.copy.after=08006*1;create.retry.after=block');
 	wait_log('injecting fault create.retry.after=block');
 	is(sql("SELECT replica_cancel($op)"), 't', 'cancel of a worker that is about to exit');
@@ -398,6 +402,7 @@ note 'rows that cannot be worked on';
 		DROP SERVER gone");
 	kill 'CONT', $launcher;
 	is(sql("SELECT replica_operation_wait($good)"), 'succeeded', 'the good one is worked on');
+	wait_for($node, "SELECT count(*) = 1 FROM replica_ctl.standbys() s JOIN replica_ctl.replica USING (replica_id) WHERE name = 'good'");
 
 	my %code = (kind => 'XX001', step => 'XX001', server => '42704', options => '22023', scratch => '22023');
 	for my $name (sort keys %bad)

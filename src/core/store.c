@@ -1053,8 +1053,10 @@ rctl_store_monitored(int limit)
 	List	   *list = NIL;
 	uint64		rows;
 
+	/* A row that cannot be read must not hide the others. */
 	rows = run(psprintf("SELECT %s, created_by FROM replica_ctl.replica r"
 						" WHERE " OWNED " AND state NOT IN ('creating', 'promoted')"
+						"  AND jsonb_typeof(options) = 'object' AND jsonb_typeof(facts) = 'object'"
 						"  AND EXISTS (SELECT FROM pg_catalog.pg_foreign_server WHERE srvname = r.server)"
 						" ORDER BY replica_id LIMIT %d", replica_columns, limit),
 			   ARGS(me->system_identifier, me->timeline, me->home));
