@@ -89,6 +89,27 @@ is($wal, 0, 'an idle launcher writes no WAL in 5 s');
 is($cpu, 0, 'and uses no CPU');
 is(sql("SELECT count(*) FROM replica_ctl.board()"), '0', 'nothing runs');
 
+sql('ALTER SYSTEM RESET replica_ctl.test_rounds');
 $node->stop;
 unlike(slurp_file($node->logfile), qr/ERROR|WARNING/, 'nor was anything wrong');
+
+# --------------------------------------------------------------------------
+note 'no background worker is free';
+# --------------------------------------------------------------------------
+# The launcher, the monitor and PostgreSQL's own take three.
+$node->append_conf('postgresql.conf', 'max_worker_processes = 3');
+my $from = -s $node->logfile;
+$node->start;
+sql(q{SELECT replica_create('patient', 'mock')});
+wait_until(sub { slurp_file($node->logfile, $from) =~ /no background worker is free/ }, 'the complaint');
+sleep 2.5;
+my @complaints = slurp_file($node->logfile, $from) =~ /LOG:  no background worker is free for a replica_ctl operation\n.*HINT:  Consider increasing max_worker_processes/g;
+is(scalar @complaints, 1, 'is said once');
+is(sql(q{SELECT state FROM replica_operations WHERE replica = 'patient'}), 'queued', 'the operation waits');
+$node->append_conf('postgresql.conf', 'max_worker_processes = 20');
+$node->restart;
+is(sql(q{SELECT replica_wait('patient', '30s')}), 'succeeded', 'until there is one');
+$node->stop;
+
 done_testing();
+

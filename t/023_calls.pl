@@ -96,6 +96,24 @@ is(sql("SELECT replica_operation_wait($op)"), 'cancelled', 'at once');
 	$_->quit for $first, $second;
 }
 
+# A dead synchronous standby
+{
+	my $setting = "SELECT current_setting('synchronous_commit')";
+	is(sql("BEGIN; SELECT replica_create('sync', 'mock') > 0; $setting; ROLLBACK"), "t\nlocal", 'a call does not wait for synchronous standbys');
+	is(sql("BEGIN; SELECT txid_current() > 0; SELECT replica_create('sync', 'mock') > 0; $setting; ROLLBACK"), "t\nt\non",
+		'what was written before it does');
+	sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+	$node->reload;
+	wait_for($node, "SELECT current_setting('synchronous_standby_names') = 'nobody'");
+	sql("SELECT replica_create('sync', 'mock')");
+	is(sql("SELECT replica_wait('sync', '10s')"), 'succeeded', 'with a dead one a replica is made');
+	sql("SELECT replica_drop('sync')");
+	is(sql("SELECT replica_wait('sync', '10s')"), 'succeeded', 'and dropped');
+	sql("SET synchronous_commit = local; ALTER SYSTEM RESET synchronous_standby_names");
+	$node->reload;
+	wait_for($node, "SELECT current_setting('synchronous_standby_names') = ''");
+}
+
 # --------------------------------------------------------------------------
 note 'names';
 # --------------------------------------------------------------------------

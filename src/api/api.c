@@ -29,9 +29,13 @@
 static List *queued = NIL;		/* of int64 *, in TopTransactionContext */
 static bool callback_registered = false;
 
+/* Whether the transaction had written something before the call. */
+static bool wrote_before = false;
+
 void
 rctl_api_require_primary(void)
 {
+	wrote_before = TransactionIdIsValid(GetTopTransactionIdIfAny());
 	if (!rctl_board_exists())
 	{
 		const char *loaded = shared_preload_libraries_string;
@@ -94,9 +98,10 @@ rctl_api_queued(int64 operation)
 
 	/*
 	 * The row must become visible even if a synchronous standby is dead: its
-	 * removal may be what is asked for.
+	 * removal may be what is asked for.  What the user has written in the
+	 * same transaction waits for it all the same.
 	 */
-	if (synchronous_commit > SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
+	if (!wrote_before && synchronous_commit > SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
 		(void) set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_LOCAL, true, 0, false);
 }
