@@ -112,4 +112,3 @@ is(sql(q{SELECT replica_wait('patient', '30s')}), 'succeeded', 'until there is o
 $node->stop;
 
 done_testing();
-
