@@ -194,6 +194,11 @@ CREATE FUNCTION @extschema@.replica_unfence()
 	RETURNS void AS 'MODULE_PATHNAME', 'rctl_sql_unfence' LANGUAGE C STRICT VOLATILE;
 COMMENT ON FUNCTION @extschema@.replica_unfence() IS 'lets writes to this server go on';
 
+CREATE FUNCTION @extschema@.replica_report(since interval DEFAULT '1 hour')
+	RETURNS text AS 'MODULE_PATHNAME', 'rctl_sql_report' LANGUAGE C STRICT VOLATILE
+	SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION @extschema@.replica_report(interval) IS 'an HTML page that needs nothing else: topology, charts of lag, WAL and disk, slots, operations, events';
+
 -- For the views, and for whoever wants to know how the engine works.
 
 CREATE FUNCTION replica_ctl.board(OUT operation bigint, OUT pid integer, OUT phase text,
@@ -284,7 +289,8 @@ CREATE VIEW @extschema@.replica_status AS
 		s.replay_lag_bytes AS lag_bytes, s.replay_lag AS lag,
 		p.slot_name AS slot, p.retained_bytes AS slot_wal_bytes,
 		o.operation_id AS operation, o.step, r.since,
-		coalesce(o.message, r.message, s.message) AS message
+		coalesce(o.message, r.message, s.message) AS message,
+		(r.facts->>'upstream')::name AS upstream
 	FROM replica_ctl.replica r
 		LEFT JOIN replica_ctl.standbys() s
 			ON s.application_name = coalesce(r.facts->>'application_name', r.name)
@@ -356,13 +362,15 @@ REVOKE ALL ON FUNCTION
 	@extschema@.replica_cancel(bigint),
 	@extschema@.replica_claim(),
 	@extschema@.replica_fence(text, interval, interval),
-	@extschema@.replica_unfence()
+	@extschema@.replica_unfence(),
+	@extschema@.replica_report(interval)
 	FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA replica_ctl TO pg_monitor;
 GRANT EXECUTE ON FUNCTION replica_ctl.board(), replica_ctl.fence(), replica_ctl.operation_edges(), replica_ctl.steps(),
 	replica_ctl.standbys(), replica_ctl.slots(), replica_ctl.wal_usage(),
-	replica_ctl.metrics(), replica_ctl.metrics_history() TO pg_monitor;
+	replica_ctl.metrics(), replica_ctl.metrics_history(),
+	@extschema@.replica_report(interval) TO pg_monitor;
 GRANT SELECT ON @extschema@.replica_lag, @extschema@.replica_status, @extschema@.replica_slots,
 	@extschema@.replica_wal_usage, @extschema@.replica_metrics, @extschema@.replica_metrics_history,
 	@extschema@.replica_operations, @extschema@.replica_events TO pg_monitor;
