@@ -207,6 +207,7 @@ get_time(int row, int column)
 	return isnull ? 0 : DatumGetTimestampTz(value);
 }
 
+/* A copy that is being made has a WAL sender, but is no standby yet. */
 static void
 read_standbys(RctlReport *report, const char *schema)
 {
@@ -218,6 +219,8 @@ read_standbys(RctlReport *report, const char *schema)
 							  " SELECT coalesce(application_name, '(no name)'), false, NULL, state, sync_state,"
 							  "  host(client_addr), NULL, NULL, NULL, NULL, extract(epoch FROM replay_lag), replay_lag_bytes, NULL"
 							  " FROM %s.replica_lag WHERE replica IS NULL"
+							  "  AND application_name NOT IN (SELECT 'replica_ctl_' || operation"
+							  "   FROM %s.replica_operations WHERE state = 'running')"
 							  " ORDER BY 2 DESC, 1", schema, report->since);
 	report->standbys = palloc0(sizeof(RctlReportStandby) * (report->nstandbys + 1));
 	for (int i = 0; i < report->nstandbys; i++)

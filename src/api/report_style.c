@@ -53,7 +53,7 @@ const char	rctl_report_style[] =
 ".plot svg{width:100%;height:140px;display:block;overflow:visible}"
 ".plot .x{grid-column:2;display:flex;justify-content:space-between;position:relative;margin-top:4px}"
 ".plot .mid{position:absolute;transform:translateX(-50%)}\n"
-".grid,.now{stroke:var(--rule);fill:none}.curve{fill:none;stroke:var(--c,var(--c0));stroke-width:1.75;stroke-linejoin:round}"
+".grid,.now{stroke:var(--rule);fill:none}.curve{fill:none;stroke:var(--c,var(--c0));stroke-width:1.75;stroke-linejoin:round;stroke-linecap:round}"
 ".area{fill:var(--c,var(--c0));fill-opacity:.14;stroke:none}.now{stroke:var(--dim);stroke-dasharray:2 3}"
 ".forecast{stroke:var(--bad);stroke-width:1.75;stroke-dasharray:6 4;fill:none}"
 ".plot path,.spark path{vector-effect:non-scaling-stroke}"

@@ -20,9 +20,9 @@
 #include "net/html.h"
 
 #define ROW 60
-#define BOX_WIDTH 232
+#define BOX_WIDTH 220
 #define BOX_HEIGHT 46
-#define INDENT 112				/* from box to box, the length of an edge */
+#define INDENT 92				/* from box to box, the length of an edge */
 #define STEM 16					/* where in a box the edges begin */
 
 /* More standbys of one server than this are summed up, and so many are drawn. */
