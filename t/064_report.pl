@@ -199,8 +199,8 @@ sql(q{INSERT INTO replica_ctl.replica (name, server, state, options, facts, crea
 		jsonb_build_object('application_name', 'many' || i, 'slot', 's' || i, 'host', '127.0.0.1', 'port', '1',
 			'data_directory', '/nonexistent/many' || i)
 			|| CASE WHEN i > 190 THEN jsonb_build_object('upstream', 'many' || CASE i WHEN 195 THEN 191 ELSE i + 1 END) ELSE '{}' END,
-		current_user, system_identifier, timeline_id, home
-	FROM generate_series(1, 198) i, (SELECT * FROM replica_ctl.replica LIMIT 1) r});
+		current_user, '', 1, ''
+	FROM generate_series(1, 198) i; SELECT replica_claim()});
 wait_for($primary, q{SELECT count(*) >= 190 FROM replica_status WHERE state = 'stopped'});
 is(sql(q{SELECT count(*) FROM replica_status WHERE state IN ('stopped', 'disconnected')}), 198, 'many replicas');
 sql(q{INSERT INTO replica_ctl.event (severity, kind, message, actor)
