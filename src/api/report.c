@@ -630,7 +630,7 @@ put_tiles(StringInfo out, const RctlReport *report)
 	foreign = report->nstandbys - owned;
 	rctl_html(out, "<ul class=\"tiles\">\n");
 	tile(out, "Replicas streaming", psprintf("%d of %d", streaming, owned),
-		 foreign > 0 ? psprintf("and %d standbys that are not ours", foreign) : NULL);
+		 foreign > 0 ? psprintf(foreign == 1 ? "and %d standby that is not ours" : "and %d standbys that are not ours", foreign) : NULL);
 	tile(out, "Greatest lag", rctl_report_seconds(worst ? worst->lag : NAN), worst ? worst->name : NULL);
 	if (report->sampled)
 	{

@@ -71,6 +71,8 @@ const char	rctl_report_style[] =
 ".mood{color:var(--m);font-weight:600;white-space:nowrap}.mood::before{content:'';display:inline-block;width:8px;height:8px;"
 "border-radius:50%;background:var(--m);margin-right:6px}\n"
 "progress{width:150px;height:10px;accent-color:var(--c0);vertical-align:middle}footer{color:var(--dim);font-size:12px;margin-top:18px}\n"
+"@media(min-width:641px){td:first-child{min-width:110px}"
+"[data-label=Note],[data-label=Advice],[data-label=Message],[data-label=Event]{min-width:220px}}\n"
 /* a row becomes a card on a phone */
 "@media screen and (max-width:640px){main{padding:14px 10px 32px}section,.verdict{padding:12px}"
 ".tiles{grid-template-columns:1fr 1fr;gap:8px}.tiles b{font-size:17px}"
