@@ -12,7 +12,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 use Writers;
 
-my $primary = new_primary('main');
+my $primary = new_primary('main', conf => 'max_prepared_transactions = 20');
 my $made = 0;
 
 # A new replica; its name and port.
@@ -69,6 +69,9 @@ my @acked = $writers->acked;
 cmp_ok(scalar @acked, '>', 100, 'the writers wrote');
 is_deeply([ $writers->lost(sub { on_port($port, $_[0]) }) ], [], 'no acknowledged commit is lost');
 is($writers->both_wrote($primary->port, $port), 0, 'never two servers that accept writes');
+my %by_client;
+$by_client{ $_->[0] }++ for @acked;
+is(scalar keys %by_client, 6, 'each in its way');
 my %by_port;
 $by_port{ $_->[4] }++ for @acked;
 is_deeply([ sort keys %by_port ], [ sort $primary->port, $port ], 'they wrote on the source, then on the replica');

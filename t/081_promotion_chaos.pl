@@ -23,7 +23,7 @@ srand($seed);
 diag("RCTL_TEST_CHAOS_SEED=$seed RCTL_TEST_CHAOS_ROUNDS=$rounds");
 alarm(60 + 60 * $rounds);
 
-my $primary = new_primary('main', conf => "fsync = on\nreplica_ctl.step_retries = 8");
+my $primary = new_primary('main', conf => "fsync = on\nmax_prepared_transactions = 20\nreplica_ctl.step_retries = 8");
 Writers::prepare($primary);
 
 # psql on a port of this host; what it printed, or undef.
@@ -71,22 +71,20 @@ my @victims = (
 	[ 'replica', 'walreceiver' ],
 	[ 'replica', 'checkpointer' ]);
 
-# The source may be down because we killed it.
-sub revive_source
+# Starts a server that we killed, as often as it takes: it fails while the one
+# that was killed is not reaped, or its children have not noticed.
+sub revive
 {
-	my $log = $primary->logfile;
+	my ($port, $dir) = @_;
 
+	return if on_port($port, 'SELECT 1');
 	wait_until(
 		sub {
-			return 1 if on_port($primary->port, 'SELECT 1');
-			# fails while the killed one is not reaped, or its children have not noticed
-			IPC::Run::run([ 'pg_ctl', '-D', $primary->data_dir, '-s', '-w', '-l', $log, 'start' ],
+			IPC::Run::run([ 'pg_ctl', '-D', $dir, '-s', '-w', '-l', "$dir/revived.log", 'start' ],
 				'>', \my $out, '2>', \my $err);
-			return on_port($primary->port, 'SELECT 1');
+			return on_port($port, 'SELECT 1');
 		},
-		'the source', 60);
-	# what the node's own methods go by
-	$primary->_update_pid(1);
+		"the server in $dir", 60);
 	return;
 }
 
@@ -97,7 +95,7 @@ for my $round (1 .. $rounds)
 {
 	my $name = "r$round";
 	my $victim = rand() < 0.5 || $ENV{RCTL_TEST_CHAOS_VICTIM} ? $victims[ rand @victims ] : undef;
-	my $delay = rand() * 0.15;	# a promotion takes about that long
+	my $delay = rand() * 0.35;	# a promotion takes about that long
 	my $what = $victim ? sprintf("kill of %s's %s after %.0f ms", @$victim, $delay * 1000) : 'no kill';
 
 	$primary->safe_psql('postgres', 'TRUNCATE acked');
@@ -116,7 +114,8 @@ for my $round (1 .. $rounds)
 		kill 9, @pids if @pids;
 		$what .= ' (nothing to kill)' unless @pids;
 		sleep 0.2;
-		revive_source();
+		revive($primary->port, $primary->data_dir);
+		$primary->_update_pid(1);	# what the node's own methods go by
 	}
 	my $state = eval {
 		wait_until(
@@ -130,8 +129,7 @@ for my $round (1 .. $rounds)
 	$writers->stop;
 
 	# the kill may have come when all was done
-	IPC::Run::run([ 'pg_ctl', '-D', $dir, '-w', '-s', '-l', "$dir/log/again.log", 'start' ], '>', \my $o, '2>', \my $e)
-	  if $state eq 'succeeded' && !defined on_port($port, 'SELECT 1');
+	revive($port, $dir) if $state eq 'succeeded';
 	$count{$state}++;
 
 	my $phase = on_port($primary->port, 'SELECT phase FROM replica_ctl.fence()');
@@ -144,7 +142,8 @@ for my $round (1 .. $rounds)
 		: $state eq 'failed' ? $phase eq 'down' && (on_port($port, 'SELECT pg_is_in_recovery()') // 't') eq 't'
 		: 0);
 
-	ok($fine, "round $round: $what: $state")
+	my $why = on_port($primary->port, "SELECT ': ' || step || ': ' || message FROM replica_operations WHERE operation = $operation") // '';
+	ok($fine, "round $round: $what: $state$why")
 	  or diag("lost @lost[0 .. ($#lost < 5 ? $#lost : 5)], both wrote $both, fence $phase, status " . ($shown // 'none')
 		. ', ' . (on_port($primary->port, "SELECT concat_ws(' ', step, sqlstate, message, detail) FROM replica_operations WHERE operation = $operation") // ''));
 

@@ -673,6 +673,24 @@ tcp_address_free(const char *node, int port)
 	return is_free;
 }
 
+/*
+ * Whether a server would refuse the socket because of its lock file: one of a
+ * process that exists, which includes one that was killed and is not reaped.
+ */
+static bool
+socket_locked(const char *socket_path)
+{
+	FILE	   *file = AllocateFile(psprintf("%s.lock", socket_path), "r");
+	int			pid = 0;
+
+	if (file == NULL)
+		return false;
+	if (fscanf(file, "%d", &pid) != 1)
+		pid = 0;
+	FreeFile(file);
+	return pid > 0 && (kill(pid, 0) == 0 || errno == EPERM);
+}
+
 /* A socket on which somebody answers, or whose directory is not ours to look into, is taken. */
 static bool
 socket_free(const char *directory, int port)
@@ -687,6 +705,8 @@ socket_free(const char *directory, int port)
 	if (snprintf(address.sun_path, sizeof(address.sun_path), "%s/.s.PGSQL.%d",
 				 directory, port) >= sizeof(address.sun_path))
 		return true;
+	if (directory[0] == '/' && socket_locked(address.sun_path))
+		return false;
 	length = offsetof(struct sockaddr_un, sun_path) + strlen(address.sun_path);
 	if (directory[0] == '@')
 		address.sun_path[0] = '\0';
