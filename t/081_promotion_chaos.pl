@@ -149,7 +149,7 @@ for my $round (1 .. $rounds)
 
 	$primary->safe_psql('postgres', 'SELECT replica_unfence()');
 	$primary->safe_psql('postgres', "SELECT replica_drop('$name', force => true)");
-	is(wait_operation($primary, $primary->safe_psql('postgres', 'SELECT max(operation) FROM replica_operations')), 'succeeded', "round $round: dropped");
+	is(wait_operation($primary, $primary->safe_psql('postgres', 'SELECT max(operation) FROM replica_operations'), 90), 'succeeded', "round $round: dropped");
 }
 note join ', ', map { "$count{$_} $_" } sort keys %count;
 no_orphans_ok($primary);

@@ -20,7 +20,11 @@
 #include "net/wait.h"
 #include "provider/standby.h"
 
-#define STOP_FAST_S "60"
+/*
+ * A server that is to be deleted or copied anew owes nobody a clean end, and
+ * one that is recovering from a crash may not follow a fast shutdown at all.
+ */
+#define STOP_FAST_S "20"
 #define STOP_IMMEDIATE_S "30"
 
 static bool
