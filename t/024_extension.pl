@@ -123,6 +123,27 @@ note 'ALTER EXTENSION UPDATE';
 	sql("SELECT 1 FROM replica_operations");
 }
 
+# --------------------------------------------------------------------------
+note 'a dump';
+# --------------------------------------------------------------------------
+{
+	sql("SELECT replica_create('dumped', 'mock')");
+	is(sql("SELECT replica_wait('dumped')"), 'succeeded', 'a replica');
+	my $stalled = stalled('dumped stalled', 'create.copy.after');
+	my $files = mock_files($node);
+	my $copy = new_primary('restored', extension => 0);
+	my $dump = $node->basedir . '/dump';
+	$node->command_ok([ 'pg_dump', '-d', $node->connstr('postgres'), '-f', $dump ], 'pg_dump');
+	$copy->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $copy->connstr('postgres'), '-f', $dump ], 'restore');
+	is($copy->safe_psql('postgres', "SELECT srvname FROM pg_foreign_server ORDER BY 1"), "local\nmock", 'servers are restored');
+	is($copy->safe_psql('postgres', 'SELECT (SELECT count(*) FROM replica_status), (SELECT count(*) FROM replica_operations)'), '0|0', 'replicas are not');
+	sleep 0.5;
+	is(mock_files($node), $files, 'nor are they touched');
+	$copy->stop;
+	sql("SELECT replica_cancel($stalled)");
+	is(sql("SELECT replica_operation_wait($stalled)"), 'cancelled', 'the dumped server goes on');
+}
+
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|was terminated by signal 11|no edge for event/, 'nothing bad in the log');
 done_testing();
