@@ -20,7 +20,7 @@
 #include "net/wait.h"
 #include "settings.h"
 
-#define BLOCK_MS 500
+#define BLOCK_MS 2000
 
 static void
 inject(const char *action)

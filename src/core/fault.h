@@ -14,7 +14,7 @@
  *	  step	  or "retry", for after a failed attempt was recorded
  *	  when	  before or after the step's own work
  *	  action  crash (kill -9 of the worker), stall (until cancelled or killed),
- *			  block (half a second, deaf to cancels), exit (as if the worker was
+ *			  block (two seconds, deaf to cancels), exit (as if the worker was
  *			  terminated), or a five-letter SQLSTATE to be raised
  *	  times	  only the first so many attempts at the step; default every one
  *
