@@ -96,6 +96,24 @@ is($node->safe_psql('postgres', qq{SELECT count(*) FROM pg_get_wal_records_info(
 	WHERE resource_manager = 'Transaction' AND record_type LIKE 'COMMIT%'}), 0, 'and has committed nothing behind the fence')
   if $now ne $lsn;
 
+# ---- A foreign-data wrapper commits on the remote side first
+
+$publisher->safe_psql('postgres', 'CREATE TABLE remote (v int)');
+$node->safe_psql('postgres', sprintf(q{
+	CREATE EXTENSION postgres_fdw;
+	CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '%s', port '%s', dbname 'postgres');
+	CREATE USER MAPPING FOR CURRENT_USER SERVER other;
+	CREATE FOREIGN TABLE remote (v int) SERVER other;
+}, $publisher->host, $publisher->port));
+my $both = $node->background_psql('postgres', on_error_stop => 0);
+$both->query('BEGIN; INSERT INTO remote VALUES (1); INSERT INTO t VALUES (50)');
+$node->safe_psql('postgres', q{SELECT replica_fence('test')});
+$both->query('COMMIT');
+like($both->{stderr}, qr/cannot execute COMMIT while this server is fenced/, 'a transaction that has written on two servers is stopped');
+is($publisher->safe_psql('postgres', 'SELECT count(*) FROM remote'), 0, 'before it is committed on the other one');
+$node->safe_psql('postgres', 'SELECT replica_unfence()');
+$both->quit;
+
 # ---- Subscriptions
 
 $publisher->safe_psql('postgres', 'CREATE TABLE t (v int); CREATE PUBLICATION p FOR TABLE t');
@@ -137,13 +155,17 @@ wait_for($node, 'SELECT count(*) = 1 FROM t WHERE v = 103');
 pass('it goes on');
 
 # The new primary has the same subscription, and needs its slot.
-wait_for($publisher, q{SELECT active FROM pg_replication_slots WHERE slot_name = 'two'});
+$node->safe_psql('postgres', 'DROP SUBSCRIPTION two');
+$node->safe_psql('postgres', qq{
+	CREATE SUBSCRIPTION shared CONNECTION '$connection' PUBLICATION p WITH (slot_name = 'shared', copy_data = off);
+});
+wait_for($publisher, q{SELECT active FROM pg_replication_slots WHERE slot_name = 'shared'});
 $node->safe_psql('postgres', q{SELECT raise_as(5)});
 $node->safe_psql('postgres', q{SELECT promoted(5, 'r1', 'db2:5433')});
-wait_for($publisher, q{SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'two'});
+wait_for($publisher, q{SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'shared'});
 wait_held(1);
 sleep 1;
-is($publisher->safe_psql('postgres', q{SELECT active FROM pg_replication_slots WHERE slot_name = 'two'}), 'f',
+is($publisher->safe_psql('postgres', q{SELECT active FROM pg_replication_slots WHERE slot_name = 'shared'}), 'f',
 	'after a promotion the slot is free for the new primary');
 $publisher->safe_psql('postgres', 'INSERT INTO t VALUES (104)');
 is(rows('v = 104'), 0, 'and nothing is applied');

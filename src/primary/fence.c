@@ -679,6 +679,9 @@ rctl_fence_mark_promoted(int64 operation, const char *replica, const char *endpo
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(release_on_error, (Datum) 0);
 	release();
+
+	/* The new primary has the same subscriptions, and needs their slots. */
+	stop_apply_workers(false, 0);
 	ereport(LOG,
 			(errmsg("this server stays fenced: replica \"%s\" is the primary from %X/%X on", replica,
 					LSN_FORMAT_ARGS(lsn))));

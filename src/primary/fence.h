@@ -93,8 +93,10 @@ extern bool rctl_fence_lift(int64 operation);
 /*
  * Tells held statements, which fail, and then writes durably that a replica is
  * the primary now.  If that raises an error, or this server crashes, it is
- * fenced as before, and this must be repeated; which is always harmless.  To be called when the
- * promotion cannot be undone any more, at the latest before clients are told.
+ * fenced as before, and this must be repeated; which is always harmless.  To
+ * be called when the promotion cannot be undone any more, at the latest before
+ * clients are told.  Workers of subscriptions are stopped, for the new primary
+ * needs their slots.
  */
 extern void rctl_fence_mark_promoted(int64 operation, const char *replica, const char *endpoint,
 									 TimeLineID timeline, XLogRecPtr lsn);

@@ -263,14 +263,14 @@ may_wait(RctlFencePhase phase, bool wrote)
  * lock.  At commit, statement_timeout's timer is off already.
  */
 static TimestampTz
-wait_until(bool at_commit, bool *lock_timeout)
+wait_until(bool *lock_timeout)
 {
 	TimestampTz until = DT_NOEND;
 
 	*lock_timeout = false;
 	if (MyBackendType != B_BACKEND)
 		return until;
-	if (at_commit && StatementTimeout > 0)
+	if (StatementTimeout > 0)
 		until = TimestampTzPlusMilliseconds(GetCurrentStatementStartTimestamp(), StatementTimeout);
 	if (LockTimeout > 0)
 	{
@@ -300,7 +300,7 @@ static void
 wait_for_fence(const char *command, bool at_commit, bool wrote)
 {
 	bool		lock_timeout;
-	TimestampTz until = wait_until(at_commit, &lock_timeout);
+	TimestampTz until = wait_until(&lock_timeout);
 
 	ConditionVariablePrepareToSleep(&rctl_fence_shared->changed);
 	for (;;)
@@ -381,6 +381,18 @@ clear_mark(void)
 }
 
 /*
+ * Whether this transaction may commit, fence or not.  A session that ends
+ * drops its temporary tables: it cannot be interrupted any more, and what it
+ * changes is of no use to anybody.
+ */
+static bool
+may_commit(void)
+{
+	return exempt || proc_exit_inprogress ||
+		pg_atomic_read_u32(&rctl_fence_shared->word) == passed_word;
+}
+
+/*
  * What PostgreSQL locks later at the commit of a NOTIFY, so that notifications
  * are queued in the order of commits.  We take it before the mark: whoever has
  * it may be waiting for a synchronous standby that is dead.
@@ -394,12 +406,7 @@ clear_mark(void)
 static void
 admit(const char *command)
 {
-	/*
-	 * A session that ends drops its temporary tables.  It cannot be
-	 * interrupted any more, and what it changes is of no use to anybody.
-	 */
-	if (exempt || marked || proc_exit_inprogress ||
-		pg_atomic_read_u32(&rctl_fence_shared->word) == passed_word)
+	if (marked || may_commit())
 		return;
 	for (;;)
 	{
@@ -530,6 +537,27 @@ on_transaction_event(XactEvent event, void *arg)
 		default:
 			break;
 	}
+}
+
+/*
+ * For COMMIT and PREPARE TRANSACTION while there is a fence: called first of
+ * all pre-commit callbacks, before a foreign-data wrapper commits on the
+ * remote side what is going to be stopped here.  The other callback has the
+ * last word.
+ */
+static void
+on_commit_first(XactEvent event, void *arg)
+{
+	if ((event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE) &&
+		rctl_fence_is_up() && !may_commit() && has_written())
+		wait_for_fence("COMMIT", true, true);
+}
+
+static void
+be_first_at_commit(void)
+{
+	UnregisterXactCallback(on_commit_first, NULL);
+	RegisterXactCallback(on_commit_first, NULL);
 }
 
 void
@@ -857,6 +885,8 @@ before_utility(Node *statement)
 		admit(CreateCommandName(statement));
 	if (effect == UTILITY_NOTIFIES)
 		notifies = true;
+	if (in_sight && IsA(statement, TransactionStmt))
+		be_first_at_commit();
 	return effect == UTILITY_READS && in_sight;
 }
 
