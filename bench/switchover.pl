@@ -274,7 +274,7 @@ sub hold_and_lift
 	table([ 'what', 'value' ],
 		[ 'transactions a second before', median(@before) ],
 		[ 'most in a second behind the fence', $during // 0 ],
-		[ 'clients that were held', $held ],
+		[ 'sessions that were held (clients and autovacuum)', $held ],
 		[ 'clients that failed', $status == 0 ? 'none' : 'some: see pgbench.out' ],
 		[ 'back at 80 % in the second that begins', $after ? sprintf('%.2f s after the fence was lifted', $after - $lifted) : 'never' ]);
 	return;
