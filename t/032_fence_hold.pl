@@ -3,6 +3,10 @@
 
 use strict;
 use warnings;
+
+# Sessions live as long as statements are held.
+BEGIN { $ENV{PG_TEST_TIMEOUT_DEFAULT} = 60 + 3 * ($ENV{RCTL_TEST_HOLD} || 2) }
+
 use lib 't';
 use ReplicaCtl;
 use PostgreSQL::Test::BackgroundPsql;
