@@ -207,6 +207,7 @@ is(sql("SELECT replica_wait('r', '60s')"), 'succeeded', 'dropped');
 # its directory is swapped for another one: not ours to delete
 $operation = sql("SELECT replica_create('r', options => '$slow')");
 my $pid = copying();
+kill 'STOP', $pid;	# it must not notice before the other one is there
 rename "$dir/r", "$dir/moved" or die "rename: $!";
 mkdir "$dir/r";
 append_to_file("$dir/r/precious", 'x');
