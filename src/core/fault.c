@@ -11,6 +11,7 @@
 
 #include <signal.h>
 
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -26,7 +27,14 @@ static void
 inject(const char *action)
 {
 	if (strncmp(action, "crash", 5) == 0)
+	{
+		/*
+		 * The start of a hurried step may not be flushed: "*1" would be for
+		 * ever.
+		 */
+		XLogFlush(XactLastCommitEnd);
 		kill(MyProcPid, SIGKILL);
+	}
 	else if (strncmp(action, "exit", 4) == 0)
 		proc_exit(1);
 	else if (strncmp(action, "stall", 5) == 0)

@@ -395,6 +395,16 @@ end_segment(RctlOp *op)
 static void
 promote_planned(RctlOp *op)
 {
+	RctlFenceState state;
+
+	/* While no worker had the operation, somebody may have lifted its fence. */
+	rctl_fence_get(&state);
+	if ((state.phase == RCTL_FENCE_DOWN || state.operation != op->id) &&
+		ask_bool(conn_of_promoted(op), "SELECT pg_is_in_recovery()"))
+	{
+		fence(op);
+		zero_lag(op);
+	}
 	end_segment(op);
 	promote(op);
 	rctl_fence_mark_promoted(op->id, op->replica->name, endpoint(op->replica),
