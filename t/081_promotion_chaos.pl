@@ -98,6 +98,9 @@ for my $round (1 .. $rounds)
 	my $delay = rand() * 0.35;	# a promotion takes about that long
 	my $what = $victim ? sprintf("kill of %s's %s after %.0f ms", @$victim, $delay * 1000) : 'no kill';
 
+	# a client may have been cut off between its two phases
+	$primary->safe_psql('postgres', "ROLLBACK PREPARED '$_'")
+	  for split /\n/, $primary->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts');
 	$primary->safe_psql('postgres', 'TRUNCATE acked');
 	$primary->safe_psql('postgres', "SELECT replica_create('$name')");
 	$primary->safe_psql('postgres', "SELECT replica_wait('$name')");
