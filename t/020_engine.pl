@@ -559,7 +559,8 @@ note 'another server with our tables leaves our replicas alone';
 	for my $change (q{system_identifier = '1'}, 'timeline_id = 17', q{home = 'elsewhere'})
 	{
 		$i++;
-		sql("UPDATE replica_ctl.operation SET $change WHERE operation_id = $other{$i}; UPDATE replica_ctl.replica SET $change WHERE name = 'other $i'");
+		# with no attempt left: whoever claims it starts afresh
+		sql("UPDATE replica_ctl.operation SET attempt = 9, $change WHERE operation_id = $other{$i}; UPDATE replica_ctl.replica SET $change WHERE name = 'other $i'");
 	}
 	$node->stop('immediate');
 	$node->start;
