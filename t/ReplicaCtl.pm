@@ -145,9 +145,10 @@ sub wait_for
 	my $result = eval {
 		wait_until(
 			sub {
-				my ($rc, $out, $err) = $node->psql('postgres', $query);
-				$last = "$out$err";
-				return $rc == 0 && $out eq 't';
+				# psql that cannot connect may be gone before it is given the query
+				my ($rc, $out, $err) = eval { $node->psql('postgres', $query) };
+				$last = $@ || "$out$err";
+				return !$@ && $rc == 0 && $out eq 't';
 			},
 			$query, $timeout);
 	};
