@@ -27,6 +27,8 @@ static const RctlProvider *const providers[] = {
 	NULL
 };
 
+const char *const rctl_fence_choices[] = {"auto", "external", NULL};
+
 const RctlProvider *const *
 rctl_providers(void)
 {

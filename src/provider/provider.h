@@ -175,6 +175,184 @@ typedef struct RctlRejoin
 	char	   *pass_file_content;	/* or NULL; never log it */
 } RctlRejoin;
 
+/*
+ * ---- Promotions that a service makes ----
+ *
+ * Where SQL on the replica promotes it, core/promotion.c does all of it by
+ * provider->connect.  Where a service does (a call of a cloud's API, a
+ * cluster manager), the provider has RctlProvider.managed, and core/managed.c
+ * frames its members with what is the same for all: the time-out of the call,
+ * the source's fence and its undo, the wait for lag 0, the event.  The steps
+ * of a planned promotion, and who acts in them:
+ *
+ *	  check		core, then each of promote_checks
+ *	  warm		lag(), until it is small
+ *	  fence		core/source_fence.c stops writes on the source
+ *	  zero_lag	caught_up(), until it says yes
+ *	  promote	promote(); from here there is no way back
+ *	  verify	verify()
+ *	  unlink	provider->release(), note(), the event
+ *	  after		core/source_fence.c, then after()
+ *
+ * A forced one has receipt, promote, verify and unlink.
+ */
+
+/* What the replica must have before it may be promoted. */
+typedef struct RctlSourceMark
+{
+	/*
+	 * Flushed on the source after the last commit of a user.  Invalid if the
+	 * source cannot be asked (writes were stopped by somebody else, who said
+	 * so by option fence 'external'): then data about a moment after "since"
+	 * must prove that nothing is missing.
+	 */
+	XLogRecPtr	lsn;
+	TimestampTz since;			/* no user has committed there since, by this
+								 * server's clock */
+} RctlSourceMark;
+
+/* What is known about how far a replica is behind its source. */
+typedef struct RctlManagedLag
+{
+	bool		bytes_known;
+	uint64		bytes;			/* that it has not replayed */
+	bool		seconds_known;
+	double		seconds;
+	TimestampTz sampled_at;		/* of the data; 0: just now */
+	const char *source;			/* whose figure it is: "SQL", "CloudWatch",
+								 * ...; or NULL */
+} RctlManagedLag;
+
+typedef enum RctlCaughtUp
+{
+	RCTL_CAUGHT_UP_NOT_YET,		/* data show that something is missing */
+	RCTL_CAUGHT_UP_YES,			/* data show that nothing is */
+	RCTL_CAUGHT_UP_UNKNOWN,		/* there are no data that could show either:
+								 * asked again until the time-out */
+} RctlCaughtUp;
+
+/* All may wait by rctl_wait(), and raise errors, unless they say otherwise. */
+typedef struct RctlManagedPromotion
+{
+	/*
+	 * What must be true of the service before a promotion, one thing each, in
+	 * order, ended by a NULL name; the convention of create_checks.  Step
+	 * "check" runs them all and raises the first error; replica_explain runs
+	 * them too, in the caller's session, as a dry run, each within a few
+	 * seconds.  A check that fails raises its error (SQLSTATE, detail, hint);
+	 * what is only doubtful is told by rctl_op_warn().  They change nothing,
+	 * but may set facts that later checks and steps read.  op->kind and
+	 * rctl_map_get(op->arguments, "mode") say what is asked for; a forced
+	 * promotion is checked in replica_explain only. May be NULL.
+	 */
+	const RctlStep *promote_checks;
+
+	/*
+	 * Whether the source of op's replica is this very server, so that the
+	 * fence in this server stops its writes.  Does not wait; facts that are
+	 * durable since the creation decide (compare system identifiers and the
+	 * postmaster's, not addresses).  NULL: never.
+	 */
+	bool		(*source_is_here) (RctlOp *op);
+
+	/*
+	 * The service itself stops the source, and lets the replica have all of
+	 * its WAL, before it promotes: where neither the fence in this server nor
+	 * source_conninfo can be used, no fence is needed and steps fence and
+	 * zero_lag do nothing.
+	 */
+	bool		service_fences;
+
+	/*
+	 * The service turns the source into a replica of the promoted one: the
+	 * only source_after is then "standby" (it is the default, too), and
+	 * replica_switchover is the same promotion.
+	 */
+	bool		source_follows;
+
+	/*
+	 * How far the replica is behind, for step "warm", the checks and the
+	 * forecast; false if that is not known at all.  NULL: by SQL, through
+	 * provider->connect, if that is there.
+	 */
+	bool		(*lag) (RctlOp *op, RctlManagedLag *lag);
+
+	/*
+	 * Whether the replica has everything up to the mark.  Asked every poll_ms
+	 * (0: every 10 ms), the first time at once, until the time-out; each look
+	 * takes a few seconds at most.  Only data can say yes: a value for a
+	 * moment after mark->since, or a replayed position at or past mark->lsn;
+	 * never that a value is missing, old, or was 0 before. progress: set it
+	 * to a palloc'd text, "replaying, 12 kB left", shown by
+	 * replica_operations and in the error of a time-out.  If it can never
+	 * know, it raises an error.  NULL: rctl_managed_replayed().
+	 */
+	RctlCaughtUp (*caught_up) (RctlOp *op, const RctlSourceMark *mark, char **progress);
+	long		poll_ms;
+
+	/*
+	 * Makes the service promote the replica, and returns when the service
+	 * says that it is done.  It is entered anew after a crash, a restart or a
+	 * retried error, hours later perhaps, and so begins by describing: done
+	 * already is success, under way means to wait, and only a replica that is
+	 * still one is asked for.  A lost answer is settled in the same way.
+	 * Errors that rctl_error_is_transient() knows are retried, with back-off;
+	 * others park the operation as needs_attention, with the source still
+	 * fenced, for nobody knows whether there are two primaries.  So when the
+	 * service has clearly refused, and a description after that shows that
+	 * nothing has changed, call rctl_op_not_done() before raising the error:
+	 * then the promotion is undone and the source goes on.  Nothing but
+	 * replica_ctl.progress_timeout bounds it: call rctl_op_progress().
+	 */
+	void		(*promote) (RctlOp *op);
+
+	/*
+	 * Proves what promote() was told: the link to the source is gone, the
+	 * replica is what the service calls a primary, and, where it can be
+	 * reached, rctl_managed_verify_sql().  Waits, if a proof takes its time,
+	 * within bounds of its own.  An error parks the operation.
+	 */
+	void		(*verify) (RctlOp *op);
+
+	/*
+	 * Forced promotions: adds what is known about the loss, each key only if
+	 * it is known: replica_lsn, replica_last_commit, source_lsn, lost_bytes,
+	 * lag_seconds, lag_sampled_at, lag_source; or what the service tells. The
+	 * core has filled in what SQL on either side tells (it may have nothing).
+	 * Errors are caught: a receipt that cannot be had stops nothing.  May be
+	 * NULL.
+	 */
+	void		(*receipt) (RctlOp *op, RctlMap *receipt);
+
+	/*
+	 * Adds to the detail of the event "promoted": what the service said, what
+	 * a user of Terraform has to change, ...  Does not wait.  May be NULL.
+	 */
+	void		(*note) (RctlOp *op, RctlMap *detail);
+
+	/*
+	 * After all else, with source_after: read_only, read_write or standby
+	 * (only where source_follows).  What the fence did on the source has been
+	 * kept (read_only) or taken back (read_write) already.  May be NULL.
+	 */
+	void		(*after) (RctlOp *op, const char *source_after);
+} RctlManagedPromotion;
+
+/*
+ * Options of every provider with a managed promotion, for its arrays of server
+ * options and mapping options; read by core/source_fence.c only.  The
+ * password is never in source_conninfo (api/validate.c refuses it there).
+ */
+#define RCTL_SOURCE_SERVER_OPTIONS \
+	{"source_conninfo", RCTL_OPTION_TEXT, \
+		"connection string without password, to stop writes and to measure on the source"}, \
+	{"fence", RCTL_OPTION_CHOICE, \
+		"external: writes on the source are stopped by somebody else before a planned promotion; default auto", \
+		.choices = rctl_fence_choices}
+#define RCTL_SOURCE_MAPPING_OPTIONS \
+	{"source_password", RCTL_OPTION_TEXT, "password for the server's source_conninfo"}
+extern const char *const rctl_fence_choices[];	/* auto, external */
+
 struct RctlProvider
 {
 	const char *name;			/* 'local' */
@@ -269,6 +447,28 @@ struct RctlProvider
 	void		(*follow) (RctlOp *op, RctlReplica *replica, RctlReplica *upstream);
 	void		(*rejoin) (RctlOp *op, RctlReplica *primary, RctlReplica *self,
 						   const char *pass_file, RctlRejoin *rejoin);
+
+	/* Where a service promotes, see above; else NULL. */
+	const RctlManagedPromotion *managed;
+
+	/*
+	 * What a step would do in the service's own words ("DELETE
+	 * /v1/project/p/integration/<id>"), for replica_explain: appended to the
+	 * step's row.  NULL for a step that has nothing to add.  In a dry run,
+	 * after the checks; does not wait, and holds no secret.  May be NULL.
+	 */
+	char	   *(*describe_step) (RctlOp *op, const char *step);
+
+	/*
+	 * Steps that bring an existing replica to other options: op->arguments
+	 * holds them all, as a create would take them; op->replica->options are
+	 * the old ones, which the engine replaces when the last step is done.
+	 * change_options: the create options that can differ, ended by NULL; a
+	 * difference in any other is refused.  Both NULL where the provider
+	 * cannot.
+	 */
+	const RctlStep *change;
+	const char *const *change_options;
 };
 
 /* provider.c: the registry */
@@ -345,6 +545,47 @@ extern bool rctl_op_fact_taken(RctlOp *op, const char *fact, const char *value);
 
 /* Another replica of this registry, palloc'd in CurrentMemoryContext; NULL if there is none. */
 extern RctlReplica *rctl_op_replica(RctlOp *op, const char *name);
+
+/*
+ * For checks (create_checks, drop_checks, promote_checks): something is
+ * doubtful, but no obstacle.  A row of replica_explain, part of an event in an
+ * operation.  Message, detail and hint as in an error; both of the latter may
+ * be NULL.
+ */
+extern void rctl_op_warn(RctlOp *op, const char *detail, const char *hint,
+						 const char *format,...) pg_attribute_printf(4, 5);
+
+/*
+ * The running step is one from which there is no way back, but it is certain
+ * that it has changed nothing and that nothing is under way: the error that
+ * the caller raises next is undone, like that of an earlier step, and is not
+ * retried.
+ */
+extern void rctl_op_not_done(RctlOp *op);
+
+/* ---- for RctlManagedPromotion (implemented in core/managed.c) ---- */
+
+/*
+ * caught_up() by SQL: the replica, through provider->connect, has replayed
+ * mark->lsn.  Raises an error if mark->lsn is invalid; a replica that cannot
+ * be reached is UNKNOWN.
+ */
+extern RctlCaughtUp rctl_managed_replayed(RctlOp *op, const RctlSourceMark *mark, char **progress);
+
+/*
+ * verify() by SQL: the replica, through provider->connect, is out of recovery
+ * and past the source's mark.  Waits up to timeout_ms for it.  False, and a
+ * warning event, if it cannot be reached within that time; raises an error if
+ * it can and is not what it should be.  Sets the fact "timeline".
+ */
+extern bool rctl_managed_verify_sql(RctlOp *op, long timeout_ms);
+
+/*
+ * The source by SQL, through the server's source_conninfo and the requester's
+ * mapping: NULL if there is no such option.  Belongs to CurrentMemoryContext;
+ * raises an error if it cannot be had.
+ */
+extern PGconn *rctl_source_connect(RctlOp *op, long timeout_ms);
 
 /* Whether an error of this SQLSTATE is worth another attempt. */
 extern bool rctl_error_is_transient(int sqlerrcode);
