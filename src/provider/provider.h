@@ -259,16 +259,17 @@ typedef struct RctlManagedPromotion
 	 * The service itself stops the source, and lets the replica have all of
 	 * its WAL, before it promotes: where neither the fence in this server nor
 	 * source_conninfo can be used, no fence is needed and steps fence and
-	 * zero_lag do nothing.
+	 * zero_lag do nothing.  It may differ by the kind of replica (its options
+	 * and facts say).  Does not wait.  NULL: never.
 	 */
-	bool		service_fences;
+	bool		(*service_fences) (const RctlReplica *replica);
 
 	/*
 	 * The service turns the source into a replica of the promoted one: the
 	 * only source_after is then "standby" (it is the default, too), and
-	 * replica_switchover is the same promotion.
+	 * replica_switchover is the same promotion.  Does not wait.  NULL: never.
 	 */
-	bool		source_follows;
+	bool		(*source_follows) (const RctlReplica *replica);
 
 	/*
 	 * How far the replica is behind, for step "warm", the checks and the
