@@ -36,6 +36,7 @@
 #include "access/xlogdefs.h"
 #include "utils/timestamp.h"
 
+#include "net/http.h"
 #include "net/map.h"
 
 typedef struct RctlProvider RctlProvider;
@@ -164,6 +165,12 @@ typedef struct RctlOptionDef
 	int64		min;
 	int64		max;
 	const char *const *choices;
+
+	/*
+	 * It lets its users have what belongs to the server process: a file, its
+	 * environment.  Setting it takes the rights of pg_read_server_files.
+	 */
+	bool		privileged;
 } RctlOptionDef;
 
 /* How this server will follow one of its replicas once that is the primary. */
@@ -470,6 +477,12 @@ struct RctlProvider
 	 */
 	const RctlStep *change;
 	const char *const *change_options;
+
+	/*
+	 * How the monitor learns what the service says about the replicas of a
+	 * server: see watch.h.  NULL where there is no service.
+	 */
+	RctlHttpNext watch;
 };
 
 /* provider.c: the registry */
