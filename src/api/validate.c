@@ -29,7 +29,11 @@ validate(const char *wrapper, Datum options, Oid catalog)
 	if (provider == NULL)
 		elog(ERROR, "wrapper \"%s\" has no provider", wrapper);
 	if (catalog == ForeignServerRelationId)
+	{
 		rctl_options_check(provider->server_options, map, "server");
+		if (provider->check_server)
+			provider->check_server(map);
+	}
 	else if (catalog == UserMappingRelationId)
 		rctl_options_check(provider->mapping_options, map, "user mapping");
 	else

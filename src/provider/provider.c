@@ -187,7 +187,7 @@ check_value(const RctlOptionDef *def, const RctlMapEntry *entry)
 	const char *value = entry->value;
 	bool		ignored;
 
-	if (entry->nested && def->type != RCTL_OPTION_OBJECT)
+	if (entry->nested && def->type != RCTL_OPTION_OBJECT && def->type != RCTL_OPTION_LIST)
 		bad_value(def, value, "It must be a single value.");
 
 	switch (def->type)
@@ -210,6 +210,10 @@ check_value(const RctlOptionDef *def, const RctlMapEntry *entry)
 		case RCTL_OPTION_OBJECT:
 			if (!entry->nested || value[0] != '{')
 				bad_value(def, value, "It must be a JSON object.");
+			break;
+		case RCTL_OPTION_LIST:
+			if (entry->nested && value[0] != '[')
+				bad_value(def, value, "It must be a JSON array, or text with commas between the elements.");
 			break;
 		case RCTL_OPTION_PATH:
 			check_path(def, value);

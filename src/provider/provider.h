@@ -153,6 +153,8 @@ typedef enum RctlOptionType
 	RCTL_OPTION_INTERVAL,		/* not negative */
 	RCTL_OPTION_CHOICE,			/* one of choices, NULL-terminated */
 	RCTL_OPTION_OBJECT,			/* a jsonb object */
+	RCTL_OPTION_LIST,			/* a jsonb array, or text with commas between
+								 * the elements */
 	RCTL_OPTION_PATH,			/* an absolute path without control characters */
 } RctlOptionType;
 
@@ -371,6 +373,12 @@ struct RctlProvider
 	const RctlOptionDef *mapping_options;
 	const RctlOptionDef *create_options;
 	const RctlOptionDef *attach_options;
+
+	/*
+	 * Further checks of the options of a server (types and names are checked
+	 * already), when it is created or altered.  Raises errors.  May be NULL.
+	 */
+	void		(*check_server) (const RctlMap *server_options);
 
 	/*
 	 * Further checks of the options of a create or attach (types and names
