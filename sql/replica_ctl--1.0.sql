@@ -222,6 +222,11 @@ CREATE FUNCTION replica_ctl.fence(OUT phase text, OUT since timestamptz, OUT rea
 	RETURNS record AS 'MODULE_PATHNAME', 'rctl_sql_fence_state' LANGUAGE C STRICT VOLATILE;
 COMMENT ON FUNCTION replica_ctl.fence() IS 'whether writes to this server are stopped (down, draining, up, promoted), since when, by whom, and how many sessions wait';
 
+CREATE FUNCTION replica_ctl.hold_logins(milliseconds integer)
+	RETURNS boolean AS 'MODULE_PATHNAME', 'rctl_sql_hold_logins' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION replica_ctl.hold_logins(integer) IS 'on a standby that is about to be promoted: sessions that log in wait until it accepts writes, for so long at most';
+REVOKE ALL ON FUNCTION replica_ctl.hold_logins(integer) FROM PUBLIC;
+
 -- Under the monitoring views: shared memory only, no network.
 
 CREATE FUNCTION replica_ctl.standbys(OUT replica_id bigint, OUT application_name text, OUT client_addr text,

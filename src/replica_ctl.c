@@ -15,6 +15,7 @@
 #include "core/board.h"
 #include "primary/clock.h"
 #include "primary/fence.h"
+#include "primary/lobby.h"
 #include "primary/samples.h"
 #include "settings.h"
 #include "worker/worker.h"
@@ -31,6 +32,7 @@ request_shmem(void)
 		previous_shmem_request();
 	rctl_board_shmem_request();
 	rctl_fence_shmem_request();
+	rctl_lobby_shmem_request();
 	rctl_clock_shmem_request();
 	rctl_samples_shmem_request();
 }
@@ -43,6 +45,7 @@ start_shmem(void)
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	rctl_board_shmem_init();
 	rctl_fence_shmem_init();
+	rctl_lobby_shmem_init();
 	rctl_clock_shmem_init();
 	rctl_samples_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
@@ -66,5 +69,6 @@ _PG_init(void)
 	previous_shmem_startup = shmem_startup_hook;
 	shmem_startup_hook = start_shmem;
 	rctl_fence_install_hooks();
+	rctl_lobby_install_hooks();
 	rctl_workers_register();
 }

@@ -20,11 +20,13 @@
 #include "api/api.h"
 #include "core/board.h"
 #include "primary/fence.h"
+#include "primary/lobby.h"
 #include "settings.h"
 
 PG_FUNCTION_INFO_V1(rctl_sql_fence);
 PG_FUNCTION_INFO_V1(rctl_sql_unfence);
 PG_FUNCTION_INFO_V1(rctl_sql_fence_state);
+PG_FUNCTION_INFO_V1(rctl_sql_hold_logins);
 
 static void
 require_preloaded(void)
@@ -92,7 +94,9 @@ rctl_sql_unfence(PG_FUNCTION_ARGS)
 		require_not_running(state.operation);
 	if (state.phase == RCTL_FENCE_PROMOTED)
 		ereport(WARNING,
-				(errmsg("replica \"%s\" was promoted in place of this server, and both accept writes now", state.replica),
+				(state.promoted_timeline != 0 ?
+				 errmsg("replica \"%s\" was promoted in place of this server, and both accept writes now", state.replica) :
+				 errmsg("replica \"%s\" may have been promoted in place of this server, which accepts writes now", state.replica),
 				 errdetail("From here on each has data that the other one lacks.")));
 	(void) rctl_fence_lift(state.operation);
 	PG_RETURN_VOID();
@@ -144,10 +148,17 @@ rctl_sql_fence_state(PG_FUNCTION_ARGS)
 			false,
 			!promoted,
 			!promoted || state.endpoint[0] == '\0',
-			!promoted,
+			!promoted || state.promoted_timeline == 0,
 			!promoted,
 		};
 
 		PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
 	}
+}
+
+/* replica_ctl.hold_logins(milliseconds integer) returns boolean: for the operation that promotes this server */
+Datum
+rctl_sql_hold_logins(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(rctl_lobby_open(PG_GETARG_INT32(0)));
 }

@@ -47,7 +47,7 @@
 #define QUERY_TIMEOUT_MS 10000
 
 /* pg_promote(true) and pg_ctl look every 100 ms; the server is writable sooner. */
-#define PROMOTE_POLL_MS 2
+#define PROMOTE_POLL_MS 1
 #define REPLAY_POLL_MS 1
 #define REPORT_MS 1000
 
@@ -57,6 +57,9 @@
 
 /* How long to wait for the end of a segment, which only makes the promotion faster. */
 #define SEGMENT_END_MS 200
+
+/* How long a login there waits for the promotion: clients have time-outs of their own. */
+#define HOLD_LOGINS_MS 1000
 
 /* ---------------------------------------------------------------------
  * The replica
@@ -219,6 +222,31 @@ wait_for_lag_below(RctlOp *op, uint64 limit, long poll_ms)
 }
 
 /*
+ * Whether logins can be held there (primary/lobby.c).  Where our library is
+ * not loaded, or our role may not, clients that come too early try again.
+ */
+static bool
+can_hold_logins(PGconn *conn)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool can = false;
+
+	PG_TRY();
+	{
+		can = ask_bool(conn, "SELECT replica_ctl.hold_logins(0)");
+	}
+	PG_CATCH();
+	{
+		if (PQstatus(conn) != CONNECTION_OK)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return can;
+}
+
+/*
  * Waits until so little is left to replay that the fence will be short, and
  * leaves little of the WAL segment, so that the promotion will be.
  */
@@ -228,6 +256,7 @@ warm(RctlOp *op)
 	wait_for_lag_below(op, WARM_LAG_BYTES, 100);
 	if (op->kind == RCTL_OP_DRILL)
 		return;
+	rctl_map_set(op->state, "holds_logins", can_hold_logins(rctl_promotion_conn(op)) ? "true" : NULL);
 	while (!rctl_segment_fill())
 	{
 		/* Not faster than it is replayed, and with pauses for the others. */
@@ -304,14 +333,18 @@ conn_of_promoted(RctlOp *op)
 }
 
 static void
-promote(RctlOp *op)
+ask_for_promotion(PGconn *conn)
 {
-	PGconn	   *conn = conn_of_promoted(op);
+	if (ask_bool(conn, "SELECT pg_is_in_recovery()"))
+		(void) ask(conn, "SELECT pg_promote(false)");
+}
+
+static void
+wait_for_promotion(RctlOp *op, PGconn *conn)
+{
 	char	   *timeline;
 	int			waited = 0;
 
-	if (ask_bool(conn, "SELECT pg_is_in_recovery()"))
-		(void) ask(conn, "SELECT pg_promote(false)");
 	while ((timeline = ask_timeline(conn)) == NULL)
 	{
 		rctl_sleep(PROMOTE_POLL_MS);
@@ -323,19 +356,28 @@ promote(RctlOp *op)
 	rctl_map_set(op->state, "timeline", timeline);
 }
 
+static void
+promote(RctlOp *op)
+{
+	PGconn	   *conn = conn_of_promoted(op);
+
+	ask_for_promotion(conn);
+	wait_for_promotion(op, conn);
+}
+
 /*
- * Ends the sessions that clients have here, but for those that watch this
- * operation.  Sessions that began after the promotion know that this server is
- * read-only; many are just being made by clients that look for the primary.
+ * Ends the sessions that clients had here before the given time, but for those
+ * that watch this operation.  Later ones know that this server is read-only;
+ * many are just being made by clients that look for the primary.
  */
 static void
-end_sessions(RctlOp *op)
+end_sessions(RctlOp *op, TimestampTz before)
 {
 	char	   *sql = psprintf("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_get_activity(NULL)"
 							   " WHERE backend_type = 'client backend' AND pid <> ALL ('{%s}'::int[])"
 							   " AND backend_start <= '%s'::timestamptz",
 							   rctl_board_watchers(rctl_map_get(op->arguments, "session")),
-							   timestamptz_to_str(noted_time(op, "promoted")));
+							   timestamptz_to_str(before));
 
 	rctl_op_begin(op);
 	if (SPI_execute(sql, false, 0) < 0)
@@ -391,27 +433,61 @@ end_segment(RctlOp *op)
 	note_time(op, "segment_ended");
 }
 
-/* What must happen at once when the replica accepts writes: point clients to it. */
+static bool
+source_stays_fenced(RctlOp *op)
+{
+	return strcmp(rctl_map_get_default(op->arguments, "source_after", "read_only"), "read_write") != 0;
+}
+
+/*
+ * Clients take longer to get to the replica than it takes to be promoted: off
+ * they go as soon as nothing can call it back.
+ */
+static void
+send_clients(RctlOp *op)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	rctl_fence_tell_promoting(op->id, op->replica->name, endpoint(op->replica),
+							  parse_lsn(rctl_map_get(op->state, "fence_lsn")));
+	end_sessions(op, now);
+}
+
+/*
+ * The promotion, and what clients must not wait for: where they are sent to
+ * the new primary that comes first, where they stay the fence is lifted as
+ * soon as the new primary is known to be one.
+ */
 static void
 promote_planned(RctlOp *op)
 {
+	PGconn	   *conn = conn_of_promoted(op);
 	RctlFenceState state;
 
 	/* While no worker had the operation, somebody may have lifted its fence. */
 	rctl_fence_get(&state);
 	if ((state.phase == RCTL_FENCE_DOWN || state.operation != op->id) &&
-		ask_bool(conn_of_promoted(op), "SELECT pg_is_in_recovery()"))
+		ask_bool(conn, "SELECT pg_is_in_recovery()"))
 	{
 		fence(op);
 		zero_lag(op);
 	}
 	end_segment(op);
-	promote(op);
+	if (!source_stays_fenced(op))
+	{
+		promote(op);
+		verify(op);
+		(void) rctl_fence_lift(op->id);
+		return;
+	}
+	if (rctl_map_get(op->state, "holds_logins"))
+		(void) ask(conn, psprintf("SELECT replica_ctl.hold_logins(%d)", HOLD_LOGINS_MS));
+	ask_for_promotion(conn);
+	send_clients(op);
+	wait_for_promotion(op, conn);
 	rctl_fence_mark_promoted(op->id, op->replica->name, endpoint(op->replica),
 							 (TimeLineID) strtoul(rctl_map_get(op->state, "timeline"), NULL, 10),
 							 parse_lsn(rctl_map_get(op->state, "fence_lsn")));
-	if (strcmp(rctl_map_get_default(op->arguments, "source_after", "read_only"), "read_write") != 0)
-		end_sessions(op);
 }
 
 /* Drops the replica's slot on whatever it follows, and what else was set for it. */
@@ -466,9 +542,7 @@ unlink_promoted(RctlOp *op)
 static void
 after(RctlOp *op)
 {
-	const char *source_after = rctl_map_get_default(op->arguments, "source_after", "read_only");
-
-	if (strcmp(source_after, "read_write") == 0)
+	if (!source_stays_fenced(op))
 		(void) rctl_fence_lift(op->id);
 }
 

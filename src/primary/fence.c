@@ -643,9 +643,9 @@ rctl_fence_lift(int64 operation)
 	return up;
 }
 
-void
-rctl_fence_mark_promoted(int64 operation, const char *replica, const char *endpoint,
-						 TimeLineID timeline, XLogRecPtr lsn)
+/* With the change claimed, which is let go if it raises: tells everybody. */
+static RctlFenceState
+claim_and_tell(int64 operation, const char *replica, const char *endpoint, TimeLineID timeline, XLogRecPtr lsn)
 {
 	RctlFenceState state;
 
@@ -662,16 +662,30 @@ rctl_fence_mark_promoted(int64 operation, const char *replica, const char *endpo
 	state.promoted_timeline = timeline;
 	state.promoted_lsn = lsn;
 
-	/*
-	 * Clients are waiting: they come first.  A crash before the file is
-	 * written comes up fenced too, and the operation that owns the fence
-	 * comes here again.
-	 */
 	LWLockAcquire(fence_lock, LW_EXCLUSIVE);
 	rctl_fence_shared->state = state;
 	set_phase_locked(RCTL_FENCE_PROMOTED);
 	LWLockRelease(fence_lock);
 	ConditionVariableBroadcast(&rctl_fence_shared->changed);
+	return state;
+}
+
+/*
+ * The file is left as it is: a crash comes up fenced, too, and the operation
+ * that owns the fence comes here again.
+ */
+void
+rctl_fence_tell_promoting(int64 operation, const char *replica, const char *endpoint, XLogRecPtr lsn)
+{
+	(void) claim_and_tell(operation, replica, endpoint, 0, lsn);
+	release();
+}
+
+void
+rctl_fence_mark_promoted(int64 operation, const char *replica, const char *endpoint,
+						 TimeLineID timeline, XLogRecPtr lsn)
+{
+	RctlFenceState state = claim_and_tell(operation, replica, endpoint, timeline, lsn);
 
 	PG_ENSURE_ERROR_CLEANUP(release_on_error, (Datum) 0);
 	{

@@ -55,7 +55,7 @@ typedef struct RctlFenceState
 	char		endpoint[RCTL_FENCE_ENDPOINT_LEN];	/* host:port of the new
 													 * primary, for messages;
 													 * "" = unknown */
-	TimeLineID	promoted_timeline;
+	TimeLineID	promoted_timeline;	/* 0 while it is being promoted */
 	XLogRecPtr	promoted_lsn;
 } RctlFenceState;
 
@@ -91,12 +91,17 @@ extern XLogRecPtr rctl_fence_raise(const RctlFenceRequest *request);
 extern bool rctl_fence_lift(int64 operation);
 
 /*
- * Tells held statements, which fail, and then writes durably that a replica is
- * the primary now.  If that raises an error, or this server crashes, it is
- * fenced as before, and this must be repeated; which is always harmless.  To
- * be called when the promotion cannot be undone any more, at the latest before
- * clients are told.  Workers of subscriptions are stopped, for the new primary
- * needs their slots.
+ * To be called when the promotion of the replica cannot be undone any more:
+ * held statements fail, and none is held from now on.  In memory only: after
+ * a crash this server is fenced as before, and this must be repeated.
+ */
+extern void rctl_fence_tell_promoting(int64 operation, const char *replica, const char *endpoint, XLogRecPtr lsn);
+
+/*
+ * Says the same, and then writes durably that the replica is the primary now.
+ * If that raises an error, or this server crashes, it is fenced as before, and
+ * this must be repeated; which is always harmless.  Workers of subscriptions
+ * are stopped, for the new primary needs their slots.
  */
 extern void rctl_fence_mark_promoted(int64 operation, const char *replica, const char *endpoint,
 									 TimeLineID timeline, XLogRecPtr lsn);
