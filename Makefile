@@ -42,9 +42,9 @@ endif
 
 ifndef NO_BUILD
 PG_CONFIG ?= pg_config
-PG_CPPFLAGS = -I$(srcdir)/src -I$(shell $(PG_CONFIG) --includedir) -MMD -MP $(TEST_CPPFLAGS)
+PG_CPPFLAGS = -I$(srcdir)/src -I$(shell $(PG_CONFIG) --includedir) $(shell xml2-config --cflags) -MMD -MP $(TEST_CPPFLAGS)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(WERROR_CFLAGS)
-SHLIB_LINK = -lpq -lcurl
+SHLIB_LINK = -lpq -lcurl -lxml2
 EXTRA_CLEAN = $(wildcard src/*.[do] src/*/*.[do]) build/flavor
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 ifeq ($(PGXS),)

@@ -89,6 +89,8 @@ typedef struct RctlHttpRequest
 
 	/* It is sent so many milliseconds later: to poll, or to try again. */
 	int			delay_ms;
+
+	int			attempt;		/* for the trace only; 0 is 1 */
 } RctlHttpRequest;
 
 /* Why there is no answer. */

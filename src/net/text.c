@@ -49,6 +49,72 @@ rctl_valid_text(const char *bytes, size_t length)
 	return valid;
 }
 
+/* One character by a conversion that raises an error if it has no counterpart. */
+static bool
+convert_unicode(unsigned int code, unsigned char *converted)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool done = true;
+
+	PG_TRY();
+	{
+		pg_unicode_to_server(code, converted);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		done = false;
+	}
+	PG_END_TRY();
+	return done;
+}
+
+void
+rctl_append_unicode(StringInfo out, unsigned int code)
+{
+	unsigned char converted[MAX_UNICODE_EQUIVALENT_STRING + 1] = {0};
+
+	if (code < 0x80)
+		appendStringInfoChar(out, code ? code : '?');
+	else if (code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF))
+		appendStringInfoChar(out, '?');
+	else if (GetDatabaseEncoding() == PG_UTF8 || GetDatabaseEncoding() == PG_SQL_ASCII)
+	{
+		unicode_to_utf8(code, converted);
+		appendBinaryStringInfo(out, (char *) converted, pg_utf_mblen(converted));
+	}
+	else if (convert_unicode(code, converted))
+		appendStringInfoString(out, (char *) converted);
+	else
+		appendStringInfoChar(out, '?');
+}
+
+char *
+rctl_from_utf8(const char *bytes, size_t length)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	while (length > 0)
+	{
+		int			width = -1;
+
+		if (*bytes != '\0')
+			width = pg_encoding_verifymbchar(PG_UTF8, bytes, Min(length, 4));
+		if (width < 1)
+		{
+			appendStringInfoChar(&out, '?');
+			width = 1;
+		}
+		else
+			rctl_append_unicode(&out, utf8_to_unicode((const unsigned char *) bytes));
+		bytes += width;
+		length -= width;
+	}
+	return out.data;
+}
+
 /*
  * The end of the secret value that starts at "value".
  *

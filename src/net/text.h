@@ -8,11 +8,22 @@
 #ifndef REPLICA_CTL_NET_TEXT_H
 #define REPLICA_CTL_NET_TEXT_H
 
+#include "lib/stringinfo.h"
+
 /*
  * The bytes as a string that is valid in the database encoding: what is not
  * (a NUL byte, too) becomes '?'.  palloc'd.
  */
 extern char *rctl_valid_text(const char *bytes, size_t length);
+
+/*
+ * UTF-8 in the database encoding; what is not valid, and what that encoding
+ * does not have, becomes '?'.  Raises nothing, and needs no transaction.
+ */
+extern char *rctl_from_utf8(const char *bytes, size_t length);
+
+/* Appends one character, likewise. */
+extern void rctl_append_unicode(StringInfo out, unsigned int code);
 
 /*
  * The message with every secret removed that stands in it in one of the usual
