@@ -124,6 +124,13 @@ COMMENT ON FUNCTION replica_ctl.validate_local(text[], oid) IS 'checks the optio
 CREATE FOREIGN DATA WRAPPER replica_local VALIDATOR replica_ctl.validate_local;
 COMMENT ON FOREIGN DATA WRAPPER replica_local IS 'replicas in directories on this host';
 
+CREATE FUNCTION replica_ctl.validate_ssh(text[], oid) RETURNS void
+	AS 'MODULE_PATHNAME', 'rctl_validate_ssh' LANGUAGE C STRICT;
+COMMENT ON FUNCTION replica_ctl.validate_ssh(text[], oid) IS 'checks the options of replica_ssh servers and user mappings';
+
+CREATE FOREIGN DATA WRAPPER replica_ssh VALIDATOR replica_ctl.validate_ssh;
+COMMENT ON FOREIGN DATA WRAPPER replica_ssh IS 'replicas on other hosts, reached by ssh';
+
 CREATE SERVER local FOREIGN DATA WRAPPER replica_local;
 COMMENT ON SERVER local IS 'this host';
 

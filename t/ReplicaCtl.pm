@@ -189,6 +189,15 @@ sub free_port
 	return PostgreSQL::Test::Cluster::get_free_port();
 }
 
+# The path of a program of PostgreSQL.
+sub program
+{
+	my ($name) = @_;
+	my ($path) = grep { -x } map { "$_/$name" } split /:/, $ENV{PATH};
+
+	return $path // croak "no program $name";
+}
+
 # Pids of processes that run in, or were called with, a path in the replica
 # directory of the node.
 sub replica_processes

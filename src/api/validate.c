@@ -50,6 +50,7 @@ rctl_validate_##provider(PG_FUNCTION_ARGS) \
 }
 
 VALIDATOR(local)
+VALIDATOR(ssh)
 #ifdef RCTL_TEST
 VALIDATOR(mock)
 #endif

@@ -451,11 +451,53 @@ run_check(RctlPreflight *p, const void *arg)
 	MemoryContextReset(p->connections);
 }
 
+/* Warnings of the check that runs: RctlFinding, in warnings_context. */
+static List *check_warnings = NIL;
+static MemoryContext warnings_context = NULL;
+
+void
+rctl_op_warning(RctlOp *op, const char *message, const char *detail, const char *hint)
+{
+	MemoryContext old;
+	RctlFinding *finding;
+
+	if (!op->dry_run)
+	{
+		rctl_op_event(op, "warning", "check", NULL, "%s%s%s", message,
+					  detail ? ": " : "", detail ? detail : "");
+		return;
+	}
+	old = MemoryContextSwitchTo(warnings_context);
+	finding = palloc0(sizeof(RctlFinding));
+	finding->message = pstrdup(message);
+	finding->detail = detail ? pstrdup(detail) : NULL;
+	finding->hint = hint ? pstrdup(hint) : NULL;
+	check_warnings = lappend(check_warnings, finding);
+	MemoryContextSwitchTo(old);
+}
+
 static void
 run_checks(RctlPreflight *p, const RctlStep *checks)
 {
 	for (; checks && checks->name; checks++)
-		(void) look_and_report(p, checks->name, checks->title, run_check, checks);
+	{
+		ErrorData  *error;
+		ListCell   *lc;
+
+		check_warnings = NIL;
+		warnings_context = CurrentMemoryContext;
+		error = look(p, run_check, checks);
+		foreach(lc, check_warnings)
+		{
+			RctlFinding *finding = lfirst(lc);
+
+			rctl_found_warning(p, checks->name, finding->message, finding->detail, finding->hint);
+		}
+		if (error)
+			rctl_found_blocked(p, checks->name, error->sqlerrcode, error->message, error->detail, error->hint);
+		else if (check_warnings == NIL)
+			rctl_found_ok(p, checks->name, checks->title);
+	}
 }
 
 static const char *

@@ -180,7 +180,8 @@ rctl_store_take_over(const RctlPromotion *promotion, const char *owner_name, con
 				  promotion->owner_timeline, promotion->owner_home, self->name));
 	rctl_run("INSERT INTO replica_ctl.replica (name, server, state, options, facts, created_by,"
 			 "  system_identifier, timeline_id, home)"
-			 " VALUES ($1::name, $2::name, 'streaming', '{}', $3::jsonb, $4::name, $5, $6::int, $7)"
+			 " VALUES ($1::name, coalesce((SELECT srvname FROM pg_catalog.pg_foreign_server WHERE srvname = $3::jsonb->>'home_server'),"
+			 "  $2::name), 'streaming', '{}', $3::jsonb, $4::name, $5, $6::int, $7)"
 			 " RETURNING replica_id",
 			 ARGS(owner_name, self->server, owner_facts, promotion->requested_by,
 				  me->system_identifier, me->timeline, me->home));

@@ -94,6 +94,9 @@ struct RctlProcess
 	char	   *input;
 	size_t		input_length;
 	size_t		input_written;
+	bool		stdin_open;		/* after the input */
+	long		heartbeat_ms;	/* 0: none */
+	TimestampTz next_beat;
 	StringInfoData output;
 	StringInfoData errors;
 };
@@ -199,7 +202,7 @@ open_file(RctlProcess *process, ProcessFd which, const char *path, int flags)
 static void
 open_streams(RctlProcess *process, const RctlProcessSpec *spec)
 {
-	if (spec->input)
+	if (spec->input || spec->stdin_open)
 		open_pipe(process, FD_CHILD_INPUT, FD_INPUT);
 	else
 		open_file(process, FD_CHILD_INPUT, DEVNULL, O_RDONLY);
@@ -495,6 +498,8 @@ make_process(const RctlProcessSpec *spec)
 		process->input = pstrdup(spec->input);
 		process->input_length = strlen(spec->input);
 	}
+	process->stdin_open = spec->stdin_open;
+	process->heartbeat_ms = spec->heartbeat_ms;
 	process->callback.func = process_context_callback;
 	process->callback.arg = process;
 	MemoryContextRegisterResetCallback(context, &process->callback);
@@ -631,10 +636,64 @@ feed_input(RctlProcess *process)
 		else if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 			return;
 		else
-			break;				/* EPIPE: it does not want to read more */
+		{
+			close_fd(process, FD_INPUT);	/* EPIPE: it does not want to read
+											 * more */
+			break;
+		}
 	}
-	close_fd(process, FD_INPUT);
-	explicit_bzero(process->input, process->input_length);
+	if (!process->stdin_open)
+		close_fd(process, FD_INPUT);
+	if (process->input)
+		explicit_bzero(process->input, process->input_length);
+	process->input_length = process->input_written = 0;
+}
+
+/* Queues text for its stdin. */
+static void
+add_input(RctlProcess *process, const char *text)
+{
+	size_t		left = process->input_length - process->input_written;
+	size_t		added = strlen(text);
+	char	   *input;
+
+	if (process->fds[FD_INPUT] < 0)
+		return;
+	input = MemoryContextAllocHuge(process->context, left + added + 1);
+	if (left > 0)
+		memcpy(input, process->input + process->input_written, left);
+	memcpy(input + left, text, added + 1);
+	if (process->input)
+	{
+		explicit_bzero(process->input, process->input_length);
+		pfree(process->input);
+	}
+	process->input = input;
+	process->input_length = left + added;
+	process->input_written = 0;
+}
+
+/* A line from time to time, but never a second one before the first was taken. */
+static void
+beat(RctlProcess *process)
+{
+	TimestampTz now;
+
+	if (process->heartbeat_ms <= 0)
+		return;
+	now = GetCurrentTimestamp();
+	if (now < process->next_beat)
+		return;
+	process->next_beat = TimestampTzPlusMilliseconds(now, process->heartbeat_ms);
+	if (process->input_written == process->input_length)
+		add_input(process, "\n");
+}
+
+/* Whether its output is taken out by the caller. */
+static bool
+in_conversation(const RctlProcess *process)
+{
+	return process->stdin_open && process->heartbeat_ms == 0;
 }
 
 /* Reads what there is, within a limit; closes at the end of the file. */
@@ -662,7 +721,7 @@ drain(RctlProcess *process, ProcessFd which)
 		appendBinaryStringInfo(tail, buffer, size);
 
 		/* Twice the tail is kept, so that it is moved once in a while only. */
-		if (tail->len > 2 * TAIL_SIZE)
+		if (tail->len > 2 * TAIL_SIZE && !in_conversation(process))
 		{
 			memmove(tail->data, tail->data + tail->len - TAIL_SIZE, TAIL_SIZE);
 			tail->len = TAIL_SIZE;
@@ -675,12 +734,15 @@ static void
 wait_once(RctlProcess *process, long timeout_ms)
 {
 	RctlWaitSocket sockets[] = {
-		{process->fds[FD_INPUT], WL_SOCKET_WRITEABLE},
+		{process->fds[FD_INPUT], 0},
 		{process->fds[FD_OUTPUT], WL_SOCKET_READABLE},
 		{process->fds[FD_ERRORS], WL_SOCKET_READABLE},
 		{process->fds[FD_PIDFD], WL_SOCKET_READABLE},
 	};
 
+	beat(process);
+	if (!process->stdin_open || process->input_written < process->input_length)
+		sockets[0].events = WL_SOCKET_WRITEABLE;
 	timeout_ms = Min(timeout_ms, process->fds[FD_PIDFD] < 0 ? NO_PIDFD_MS : CHECK_MS);
 	(void) rctl_wait_many(sockets, lengthof(sockets), timeout_ms);
 	if (sockets[0].ready)
@@ -709,6 +771,48 @@ raise_timeout(RctlProcess *process, long timeout_ms)
 			(errcode(ERRCODE_QUERY_CANCELED),
 			 errmsg("program \"%s\" did not end within %ld ms", process->program, timeout_ms),
 			 *last ? errdetail("Its last messages were: %s", last) : 0));
+}
+
+void
+rctl_process_send(RctlProcess *process, const char *text)
+{
+	add_input(process, text);
+	if (process->fds[FD_INPUT] >= 0)
+		feed_input(process);
+}
+
+bool
+rctl_process_listen(RctlProcess *process, long timeout_ms)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	int			had = process->output.len;
+
+	for (;;)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+
+		if (try_reap(process))
+		{
+			drain(process, FD_OUTPUT);
+			drain(process, FD_ERRORS);
+			return process->output.len > had;
+		}
+		if (process->output.len > had || left <= 0)
+			return true;
+		wait_once(process, left);
+	}
+}
+
+StringInfo
+rctl_process_output(RctlProcess *process)
+{
+	return &process->output;
+}
+
+StringInfo
+rctl_process_errors(RctlProcess *process)
+{
+	return &process->errors;
 }
 
 /* Until the leader has ended and is reaped, or an error is raised. */

@@ -25,6 +25,8 @@
 #ifndef REPLICA_CTL_NET_PROCESS_H
 #define REPLICA_CTL_NET_PROCESS_H
 
+#include "lib/stringinfo.h"
+
 #include "net/text.h"
 
 typedef struct RctlProcess RctlProcess;
@@ -39,6 +41,15 @@ typedef struct RctlProcessSpec
 
 	/* Written to the child's stdin, which is then closed; NULL: /dev/null. */
 	const char *input;
+
+	/*
+	 * The child's stdin stays open after the input: until the process is
+	 * ended, or this one dies.  heartbeat_ms > 0: an empty line is written to
+	 * it so often while the process is waited for, so that the other end of a
+	 * connection notices when nobody is there any more.
+	 */
+	bool		stdin_open;
+	long		heartbeat_ms;
 
 	/* stdout and stderr are appended to this file; NULL: captured. */
 	const char *output_file;
@@ -86,6 +97,20 @@ extern RctlProcess *rctl_process_start(const RctlProcessSpec *spec);
  */
 extern RctlProcessResult *rctl_process_wait(RctlProcess *process, long timeout_ms,
 											RctlProcessTick tick, long interval_ms, void *arg);
+
+/*
+ * For a conversation with a program whose stdin stays open (and that has no
+ * heartbeat): all that it writes is kept, for the caller to read and to take
+ * out.
+ *
+ * send: queues text for its stdin; it is written while something waits.
+ * listen: waits until there is more of stdout, or for timeout_ms; false if it
+ * has ended and there is nothing more to come.
+ */
+extern void rctl_process_send(RctlProcess *process, const char *text);
+extern bool rctl_process_listen(RctlProcess *process, long timeout_ms);
+extern StringInfo rctl_process_output(RctlProcess *process);
+extern StringInfo rctl_process_errors(RctlProcess *process);
 
 /* Whether it has not ended yet; does not wait. */
 extern bool rctl_process_running(RctlProcess *process);

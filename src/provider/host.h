@@ -67,6 +67,12 @@ struct RctlHost
 	RctlOp	   *op;				/* whose progress deadline long work pushes
 								 * out; NULL in a session */
 
+	/* Of a host that is not local; each may be NULL. */
+	const char *address;		/* where the servers there are reached */
+	const char *source_address; /* where this server is reached from there */
+	const char *root;			/* where replicas are made by default */
+	const char *socket_directories; /* for the servers there */
+
 	/*
 	 * Runs a program to its end; see net/process.h.
 	 */
@@ -129,6 +135,21 @@ struct RctlHost
 										char **warning);
 
 	/*
+	 * Tells the service manager to stop the server of a data directory.  NULL
+	 * where that is not its business: pg_ctl does it.
+	 */
+	void		(*stop_server) (RctlHost *host, const char *directory);
+
+	/*
+	 * Logs in from there for replication, by a connection string without a
+	 * password and (or NULL) the content of a password file.  True with the
+	 * system identifier of the server that answers, else false with a reason
+	 * and an SQLSTATE.  NULL: as this server does.
+	 */
+	bool		(*identify) (RctlHost *host, const char *conninfo, const char *pass_file_content,
+							 char **system_identifier, char **reason, int *sqlerrcode);
+
+	/*
 	 * The first wanted ports, from first on, on which a server with these
 	 * settings could listen now: a list of integers, may be shorter.
 	 */
@@ -138,5 +159,11 @@ struct RctlHost
 
 /* host_local.c; op may be NULL, then nothing that waits may be called */
 extern RctlHost *rctl_host_local(RctlOp *op, const RctlMap *server_options);
+
+/*
+ * host_ssh.c: nothing is connected before it is needed.  What is known of the
+ * host is in the replica's facts; rctl_host_ssh_look() finds it out.
+ */
+extern RctlHost *rctl_host_ssh(RctlOp *op, const RctlMap *server_options, const RctlReplica *replica);
 
 #endif							/* REPLICA_CTL_PROVIDER_HOST_H */

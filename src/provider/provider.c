@@ -21,6 +21,7 @@
 
 static const RctlProvider *const providers[] = {
 	&rctl_provider_local,
+	&rctl_provider_ssh,
 #ifdef RCTL_TEST
 	&rctl_provider_mock,
 #endif

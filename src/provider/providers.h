@@ -11,6 +11,7 @@
 #include "provider/provider.h"
 
 extern const RctlProvider rctl_provider_local;	/* local.c */
+extern const RctlProvider rctl_provider_ssh;	/* ssh.c */
 #ifdef RCTL_TEST
 extern const RctlProvider rctl_provider_mock;	/* mock.c, in test builds only */
 #endif

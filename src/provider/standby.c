@@ -387,6 +387,13 @@ copy_arguments(RctlOp *op, RctlHost *host, RctlSource *source, const char *appli
 	argv[n++] = "-c";
 	argv[n++] = rctl_map_get_default(options, "checkpoint", "fast");
 	argv[n++] = "-w";
+
+	/*
+	 * One that is late to notice that it was given up must not delete what
+	 * comes after it.
+	 */
+	if (!host->local)
+		argv[n++] = "--no-clean";
 	if (max_rate)
 	{
 		argv[n++] = "-r";

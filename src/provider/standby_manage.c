@@ -80,6 +80,12 @@ rctl_standby_stop_server(RctlOp *op, RctlHost *host, const char *directory)
 		if (host->server_pid(host, directory) == 0)
 			return;
 		rctl_op_progress(op, "stopping", 0, 0);
+		if (i == 0 && host->stop_server)
+		{
+			host->stop_server(host, directory);
+			if (host->server_pid(host, directory) == 0)
+				return;
+		}
 		result = host->run(host, &spec, 0, watch_stop, 1000, op);
 	}
 	if (host->server_pid(host, directory) == 0)
@@ -380,7 +386,7 @@ locate(RctlOp *op, RctlHost *host)
 	rctl_map_set(facts, "adopted", "true");
 	rctl_map_set(facts, "bindir", host->bindir);
 	rctl_map_set(facts, "upstream", rctl_map_get(options, "upstream"));
-	rctl_map_set(facts, "host", rctl_map_get_default(options, "host", "localhost"));
+	rctl_map_set(facts, "host", rctl_map_get_default(options, "host", host->local ? "localhost" : host->address));
 	rctl_map_set(facts, "port", rctl_map_get_default(options, "port", "5432"));
 	if (rctl_map_get(options, "host"))
 		rctl_map_set(facts, "login_host", rctl_map_get(options, "host"));

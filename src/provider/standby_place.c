@@ -89,9 +89,9 @@ ascii_name(const char *name)
 
 /* Where replicas go by default. */
 static char *
-default_root(const RctlMap *server_options)
+default_root(RctlHost *host, const RctlMap *server_options)
 {
-	const char *given = rctl_map_get(server_options, "directory");
+	const char *given = host->root ? host->root : rctl_map_get(server_options, "directory");
 	char	   *root;
 
 	if (given)
@@ -119,7 +119,7 @@ rctl_standby_choose_names(RctlOp *op, RctlHost *host)
 		canonicalize_path(directory);
 	}
 	else
-		directory = psprintf("%s/%s", default_root(op->server_options),
+		directory = psprintf("%s/%s", default_root(host, op->server_options),
 							 plain_name("", replica->name, false, "_-", 128, replica->id));
 	rctl_map_set(facts, "data_directory", directory);
 	rctl_map_set(facts, "bindir", host->bindir);
@@ -131,8 +131,11 @@ rctl_standby_choose_names(RctlOp *op, RctlHost *host)
 	rctl_map_set(facts, "cluster_name", ascii_name(replica->name));
 	rctl_map_set(facts, "upstream", rctl_map_get(replica->options, "upstream"));
 	rctl_map_set(facts, "listen_addresses",
-				 rctl_map_get_default(replica->options, "listen_addresses", ListenAddresses));
-	rctl_map_set(facts, "socket_directories", Unix_socket_directories ? Unix_socket_directories : "");
+				 rctl_map_get_default(replica->options, "listen_addresses", host->local ? ListenAddresses : "*"));
+	if (!host->local)
+		rctl_map_set(facts, "socket_directories", host->socket_directories ? host->socket_directories : "");
+	else
+		rctl_map_set(facts, "socket_directories", Unix_socket_directories ? Unix_socket_directories : "");
 }
 
 void
@@ -143,6 +146,11 @@ rctl_standby_set_endpoint(RctlMap *facts)
 	char	   *first = pstrdup(addresses[0] != '\0' ? addresses : sockets);
 	char	   *end = first + strcspn(first, ", ");
 
+	if (rctl_map_get(facts, "address"))
+	{
+		rctl_map_set(facts, "host", rctl_map_get(facts, "address"));
+		return;
+	}
 	*end = '\0';
 	if (strcmp(first, "*") == 0 || strcmp(first, "0.0.0.0") == 0 || strcmp(first, "::") == 0)
 		first = pstrdup("localhost");
@@ -362,14 +370,14 @@ rctl_standby_remove_directory(RctlOp *op, RctlHost *host, const char *path, bool
 	/* The default places above it, when the last one is gone. */
 	get_parent_directory(parent);
 	if (!existed &&
-		(strcmp(parent, default_root(op->server_options)) == 0 ||
+		(strcmp(parent, default_root(host, op->server_options)) == 0 ||
 		 strcmp(parent, psprintf("%s_tablespaces",
 								 rctl_map_get_default(op->replica->facts, "data_directory", ""))) == 0))
 	{
 		if (host->remove_empty(host, parent))
 		{
 			get_parent_directory(parent);
-			if (strcmp(parent, default_root(op->server_options)) == 0)
+			if (strcmp(parent, default_root(host, op->server_options)) == 0)
 				host->remove_empty(host, parent);
 		}
 	}
@@ -463,7 +471,7 @@ rctl_standby_reserve_port(RctlOp *op, RctlHost *host)
 	const char *given = rctl_map_get(op->replica->options, "port");
 	const char *addresses = rctl_map_get_default(facts, "listen_addresses", "");
 	const char *sockets = rctl_map_get_default(facts, "socket_directories", "");
-	int			first = given ? pg_strtoint32(given) : PostPortNumber + 1;
+	int			first = given ? pg_strtoint32(given) : host->local ? PostPortNumber + 1 : PostPortNumber;
 	List	   *ports;
 	ListCell   *cell;
 
@@ -474,8 +482,14 @@ rctl_standby_reserve_port(RctlOp *op, RctlHost *host)
 	{
 		char	   *port = psprintf("%d", lfirst_int(cell));
 
-		if (rctl_op_reserve(op, "port", port))
+		if (host->local && rctl_op_reserve(op, "port", port))
 			return;
+		/* Hosts do not share their ports. */
+		if (!host->local && rctl_op_reserve(op, "port_there", psprintf("%s %s", host->address, port)))
+		{
+			rctl_map_set(facts, "port", port);
+			return;
+		}
 	}
 	if (given)
 		port_in_use(given);
@@ -520,24 +534,24 @@ check_create(RctlHost *host, const RctlMap *server_options, const RctlMap *optio
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("wal_level must be \"replica\" or \"logical\" for a replica"),
 				 errhint("ALTER SYSTEM SET wal_level = 'replica', then restart the server.")));
-	if (directory)
+	if (directory && host->local)
 	{
 		char	   *path = pstrdup(directory);
 
 		canonicalize_path(path);
 		rctl_standby_check_directory(host, path, "data directory");
 	}
-	else
-		check_root(host, default_root(server_options));
+	else if (host->local)
+		check_root(host, default_root(host, server_options));
 	if (addresses == NULL)
-		addresses = ListenAddresses;
+		addresses = host->local ? ListenAddresses : "*";
 	if (addresses[0] == '\0' && sockets[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the replica would listen nowhere"),
 				 errdetail("unix_socket_directories is empty, and so is listen_addresses."),
 				 errhint("Give the option listen_addresses.")));
-	if (port && host->free_ports(host, pg_strtoint32(port), 1, addresses, sockets) == NIL)
+	if (port && host->local && host->free_ports(host, pg_strtoint32(port), 1, addresses, sockets) == NIL)
 		port_in_use(port);
 	if (mapping)
 	{

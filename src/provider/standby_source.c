@@ -59,6 +59,8 @@ typedef struct Search
 	StringInfoData attempts;	/* what failed, a line each */
 	bool		refused;		/* a server answered, and will not let us in */
 	bool		password;		/* it asked for a password */
+	RctlHost   *from;			/* who logs in, if that is not this server */
+	const RctlMap *facts;		/* of a replica: what its logins need besides */
 	int			sqlerrcode;		/* of the last attempt */
 	Endpoint	endpoint;		/* the login that worked */
 	const char *role;
@@ -323,6 +325,12 @@ replica_endpoints(const RctlReplica *replica)
 	const char *port = rctl_map_get_default(facts, "port", "5432");
 	List	   *endpoints = NIL;
 
+	/*
+	 * On another machine: its sockets and the addresses that it knows are of
+	 * no use here.
+	 */
+	if (rctl_map_get(facts, "address"))
+		return add_endpoint(NIL, rctl_map_get(facts, "address"), port);
 	if (rctl_map_get(facts, "login_host"))
 		endpoints = add_endpoint(endpoints, rctl_map_get(facts, "login_host"),
 								 rctl_map_get_default(facts, "login_port", port));
@@ -343,6 +351,8 @@ source_endpoints(RctlSource *source)
 
 	if (source->upstream)
 		return replica_endpoints(source->upstream);
+	if (source->host->source_address)
+		return add_endpoint(NIL, source->host->source_address, psprintf("%d", PostPortNumber));
 	if (rctl_map_get(facts, "source_host"))
 		endpoints = add_endpoint(endpoints, rctl_map_get(facts, "source_host"),
 								 psprintf("%d", PostPortNumber));
@@ -373,6 +383,35 @@ candidate_roles(RctlOp *op, const char *remembered, bool replication)
 	for (int i = 0; i < rows->nrows; i++)
 		roles = add_role(roles, rctl_cell(rows, i, 0));
 	return roles;
+}
+
+/* A field of a password file: \ and : are escaped. */
+static void
+append_pass_field(StringInfo line, const char *value)
+{
+	for (; *value; value++)
+	{
+		if (*value == ':' || *value == '\\')
+			appendStringInfoChar(line, '\\');
+		appendStringInfoChar(line, *value);
+	}
+}
+
+/* A password file of one line; NULL without a password. */
+static char *
+pass_file_line(const char *password, const char *role)
+{
+	StringInfoData line;
+
+	if (password == NULL)
+		return NULL;
+	initStringInfo(&line);
+	appendStringInfoString(&line, "*:*:*:");
+	append_pass_field(&line, role);
+	appendStringInfoChar(&line, ':');
+	append_pass_field(&line, password);
+	appendStringInfoChar(&line, '\n');
+	return line.data;
 }
 
 /* ---------------------------------------------------------------------
@@ -408,22 +447,64 @@ unsuitable(Search *search, PGconn *conn)
 	return NULL;
 }
 
+/* with_password: else it goes another way */
 static char *
-search_conninfo(Search *search, const Endpoint *endpoint, const char *role)
+search_conninfo(Search *search, const Endpoint *endpoint, const char *role, bool with_password)
 {
 	RctlConnParam params[] = {
 		{"host", endpoint->host},
 		{"port", endpoint->port},
 		{"user", role},
-		{"password", rctl_op_secret(search->op, "password")},
+		{"password", with_password ? rctl_op_secret(search->op, "password") : NULL},
 		{"passfile", rctl_op_secret(search->op, "passfile")},
 		{"dbname", search->replication ? NULL : rctl_database},
 		{"replication", search->replication ? "true" : NULL},
 		{"application_name", "replica_ctl"},
+		{"sslmode", rctl_map_get(search->facts, "sslmode")},
+		{"sslrootcert", rctl_map_get(search->facts, "sslrootcert")},
+		{"sslcert", rctl_map_get(search->facts, "sslcert")},
+		{"sslkey", rctl_map_get(search->facts, "sslkey")},
 		{NULL, NULL}
 	};
 
 	return rctl_conninfo(params);
+}
+
+/*
+ * A login for replication, made on the machine of the replica: NULL if it
+ * works, else the reason.
+ */
+static char *
+try_from_host(Search *search, const Endpoint *endpoint, const char *role, int *sqlerrcode)
+{
+	char	   *content = pass_file_line(rctl_op_secret(search->op, "password"), role);
+	char	   *system = NULL;
+	char	   *reason = NULL;
+
+	if (!search->from->identify(search->from, search_conninfo(search, endpoint, role, false),
+								content, &system, &reason, sqlerrcode))
+		return reason;
+	if (strcmp(system, psprintf(UINT64_FORMAT, GetSystemIdentifier())) == 0)
+		return NULL;
+	*sqlerrcode = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
+	return pstrdup("another database system answers there");
+}
+
+/* The same, made here: the connection, or NULL and the reason. */
+static PGconn *
+try_from_here(Search *search, const Endpoint *endpoint, const char *role,
+			  char **reason, int *sqlerrcode)
+{
+	PGconn	   *conn = rctl_pg_try_connect(search_conninfo(search, endpoint, role, true),
+										   search->timeout_ms, reason, sqlerrcode);
+	const char *wrong;
+
+	if (conn == NULL || (wrong = unsuitable(search, conn)) == NULL)
+		return conn;
+	rctl_pg_close(conn);
+	*reason = pstrdup(wrong);
+	*sqlerrcode = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
+	return NULL;
 }
 
 /* Notes why an attempt failed; false if no server answered there at all. */
@@ -444,8 +525,9 @@ note_failure(Search *search, const Endpoint *endpoint, const char *role,
 }
 
 /*
- * The first login that works, as an open connection; NULL if there is none.
- * An endpoint where no server answers is not asked again for other roles.
+ * The first login that works, as an open connection; NULL if there is none,
+ * or if it is not made here (then search->role says that there is one).  An
+ * endpoint where no server answers is not asked again for other roles.
  */
 static PGconn *
 find_login(Search *search)
@@ -463,21 +545,19 @@ find_login(Search *search)
 			const char *role = lfirst(r);
 			char	   *reason = NULL;
 			int			sqlerrcode;
-			const char *wrong;
-			PGconn	   *conn = rctl_pg_try_connect(search_conninfo(search, endpoint, role),
-												   search->timeout_ms, &reason, &sqlerrcode);
+			PGconn	   *conn = NULL;
 
-			if (conn)
-				sqlerrcode = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
-			wrong = conn ? unsuitable(search, conn) : reason;
-			if (wrong == NULL)
+			if (search->from)
+				reason = try_from_host(search, endpoint, role, &sqlerrcode);
+			else
+				conn = try_from_here(search, endpoint, role, &reason, &sqlerrcode);
+			if (conn || reason == NULL)
 			{
 				search->endpoint = *endpoint;
 				search->role = role;
 				return conn;
 			}
-			rctl_pg_close(conn);
-			if (!note_failure(search, endpoint, role, wrong, sqlerrcode))
+			if (!note_failure(search, endpoint, role, reason, sqlerrcode))
 				break;
 		}
 	}
@@ -503,13 +583,14 @@ no_login(Search *search)
 	else
 		hba = psprintf("host  %s  %s  %s  scram-sha-256",
 					   search->replication ? "replication" : "all", quote_identifier(role),
-					   first[0] ? first : "127.0.0.1/32");
+					   search->from ? "(its address)" : first[0] ? first : "127.0.0.1/32");
 
 	ereport(ERROR,
 			(errcode(search->refused || search->sqlerrcode == 0
 					 ? ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION : search->sqlerrcode),
-			 errmsg("could not log in to %s%s", search->what,
-					search->replication ? " for replication" : ""),
+			 errmsg("could not log in to %s%s%s%s", search->what,
+					search->replication ? " for replication" : "",
+					search->from ? " from " : "", search->from ? search->from->name : ""),
 			 errdetail("%s", search->attempts.data),
 			 search->refused
 			 ? (search->password
@@ -532,10 +613,12 @@ rctl_source_find_login(RctlSource *source)
 		.endpoints = source_endpoints(source),
 		.roles = candidate_roles(source->op, rctl_map_get(facts, "source_user"), true),
 		.timeout_ms = LOGIN_TIMEOUT,
+		.facts = facts,
+		.from = source->host->identify ? source->host : NULL,
 	};
 
 	conn = find_login(&search);
-	if (conn == NULL)
+	if (search.role == NULL)
 		no_login(&search);
 	rctl_pg_close(conn);
 	rctl_map_set(facts, "source_host", search.endpoint.host);
@@ -553,6 +636,7 @@ rctl_source_check_login(RctlSource *source)
 		.endpoints = source_endpoints(source),
 		.roles = candidate_roles(source->op, NULL, false),
 		.timeout_ms = LOGIN_TIMEOUT,
+		.facts = source->op->replica->facts,
 	};
 
 	/* An upstream has been asked things by such a login already. */
@@ -576,39 +660,21 @@ rctl_source_conninfo(RctlSource *source, const char *application_name, const cha
 		{"keepalives_idle", "30"},
 		{"keepalives_interval", "10"},
 		{"keepalives_count", "3"},
+		{"sslmode", rctl_map_get(facts, "sslmode")},
+		{"sslrootcert", rctl_map_get(facts, "sslrootcert")},
+		{"sslcert", rctl_map_get(facts, "sslcert")},
+		{"sslkey", rctl_map_get(facts, "sslkey")},
 		{NULL, NULL}
 	};
 
 	return rctl_conninfo(params);
 }
 
-/* A field of a password file: \ and : are escaped. */
-static void
-append_pass_field(StringInfo line, const char *value)
-{
-	for (; *value; value++)
-	{
-		if (*value == ':' || *value == '\\')
-			appendStringInfoChar(line, '\\');
-		appendStringInfoChar(line, *value);
-	}
-}
-
 char *
 rctl_pass_file_content(RctlOp *op)
 {
-	char	   *password = rctl_op_secret(op, "password");
-	StringInfoData line;
-
-	if (password == NULL)
-		return NULL;
-	initStringInfo(&line);
-	appendStringInfoString(&line, "*:*:*:");
-	append_pass_field(&line, rctl_map_get_default(op->replica->facts, "source_user", "*"));
-	appendStringInfoChar(&line, ':');
-	append_pass_field(&line, password);
-	appendStringInfoChar(&line, '\n');
-	return line.data;
+	return pass_file_line(rctl_op_secret(op, "password"),
+						  rctl_map_get_default(op->replica->facts, "source_user", "*"));
 }
 
 static void
@@ -618,6 +684,7 @@ search_replica(Search *search, RctlOp *op, RctlReplica *replica, long timeout_ms
 	search->op = op;
 	search->what = psprintf("replica \"%s\"", replica->name);
 	search->endpoints = replica_endpoints(replica);
+	search->facts = replica->facts;
 	search->roles = candidate_roles(op, rctl_map_get(replica->facts, "login_user"), false);
 	search->timeout_ms = timeout_ms;
 }
@@ -655,6 +722,10 @@ rctl_standby_conninfo(const RctlReplica *replica, const RctlMap *mapping)
 		{"dbname", rctl_database},
 		{"application_name", "replica_ctl monitor"},
 		{"options", "-c statement_timeout=5000 -c search_path=pg_catalog -c client_min_messages=error"},
+		{"sslmode", rctl_map_get(replica->facts, "sslmode")},
+		{"sslrootcert", rctl_map_get(replica->facts, "sslrootcert")},
+		{"sslcert", rctl_map_get(replica->facts, "sslcert")},
+		{"sslkey", rctl_map_get(replica->facts, "sslkey")},
 		{NULL, NULL}
 	};
 

@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * host_ssh.h
+ *	  What the provider "ssh" finds out about a host.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REPLICA_CTL_PROVIDER_HOST_SSH_H
+#define REPLICA_CTL_PROVIDER_HOST_SSH_H
+
+#include "provider/host.h"
+
+/*
+ * Facts of a replica on such a host: bindir, address, source_address, root,
+ * scratch, os_user, host_sockets.
+ */
+
+/* Connects, looks around, and keeps the facts; raises an error if the host cannot be used. */
+extern void rctl_host_ssh_look(RctlHost *host, RctlMap *facts);
+
+/* "--version" of a program there. */
+extern char *rctl_host_ssh_version(RctlHost *host, const char *program);
+
+/*
+ * One line each, by name: machine, libc, libicu, locales (with spaces before,
+ * between and behind).  Text: "" if unknown.
+ */
+extern RctlMap *rctl_host_ssh_platform(RctlHost *host);
+
+/* Those of the paths that are no readable files there. */
+extern List *rctl_host_ssh_missing(RctlHost *host, List *paths);
+
+/* Seconds by which the clock there is ahead of ours, and how exact that is. */
+extern double rctl_host_ssh_clock(RctlHost *host, double *error);
+
+#endif							/* REPLICA_CTL_PROVIDER_HOST_SSH_H */

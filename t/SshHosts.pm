@@ -1,0 +1,236 @@
+# SshHosts.pm
+#	  Hosts for tests of the provider "ssh": an sshd each, run by the user who
+#	  runs the test, on an address and port of the loopback of its own.
+#
+#	  my $host = ssh_host($primary, 'h1');
+#	  $host->server;                  # CREATE SERVER h1 ...
+#	  $host->home                     # where its replicas are
+#	  $host->stop; $host->start;
+#
+# The login shell, which tests choose, comes from a passwd file that
+# libnss_wrapper shows to sshd.  A host is reached through a relay (below) by
+# which the link can be cut, slowed and stalled without any rights.
+package SshHosts;
+
+use strict;
+use warnings;
+use Carp;
+use Exporter 'import';
+use File::Basename;
+use File::Path qw(make_path);
+use IO::Select;
+use IO::Socket::INET;
+use PostgreSQL::Test::Utils;
+use ReplicaCtl;
+use Time::HiRes qw(sleep time);
+
+our @EXPORT = qw(ssh_missing ssh_host ssh_primary);
+
+my @hosts;
+my $user = getpwuid($<);
+
+# Why such hosts cannot be had here; '' if they can.
+sub ssh_missing
+{
+	return 'needs openssh-server' unless -x '/usr/sbin/sshd' && -x '/usr/bin/ssh';
+	return 'needs libnss-wrapper' unless wrapper();
+	return '';
+}
+
+sub wrapper
+{
+	my ($path) = glob '/usr/lib/*/libnss_wrapper.so /usr/lib*/libnss_wrapper.so';
+	return $path;
+}
+
+# A primary that listens on 127.0.0.1 and wants SCRAM of everybody there, with
+# the role "rep".
+sub ssh_primary
+{
+	my ($name, %options) = @_;
+	my $primary = new_primary($name, %options,
+		conf => "listen_addresses = '127.0.0.1'\npassword_encryption = 'scram-sha-256'\n" . ($options{conf} // ''),
+		hba => $options{hba} // "local all all trust\nlocal replication all trust\n"
+		  . "host all all 127.0.0.0/8 scram-sha-256\nhost replication all 127.0.0.0/8 scram-sha-256\n");
+
+	$primary->safe_psql('postgres', q{CREATE ROLE rep LOGIN SUPERUSER REPLICATION PASSWORD 'S3cr:t\'''});
+	return $primary;
+}
+
+sub ssh_host
+{
+	my ($primary, $name, %options) = @_;
+	my $base = $primary->basedir . '/' . ($options{directory} // "host_$name");
+	my $number = @hosts + 2;
+	my $self = bless {
+		primary => $primary,
+		name => $name,
+		base => $base,
+		home => "$base/home",
+		address => "127.0.0.$number",
+		port => free_port(),
+		shell => '/bin/sh',
+		%options,
+	}, 'SshHosts::Host';
+
+	push @hosts, $self;
+	make_path("$base/home", "$base/etc");
+	for my $key ('host_key', 'user_key')
+	{
+		system_or_bail('ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', "$base/etc/$key");
+	}
+	$self->write('ssh_config', '');
+	$self->write('authorized_keys', slurp_file("$base/etc/user_key.pub"));
+	$self->know;
+	$self->start;
+	return $self;
+}
+
+END
+{
+	my $status = $?;
+
+	for my $host (@hosts)
+	{
+		$host->stop;
+		ReplicaCtl::end_processes($host->{base});
+	}
+	$? = $status;
+}
+
+package SshHosts::Host;
+
+use strict;
+use warnings;
+use Carp;
+use File::Basename;
+use PostgreSQL::Test::Utils;
+use Time::HiRes qw(sleep time);
+
+sub home { return $_[0]{home} }
+sub base { return $_[0]{base} }
+sub address { return $_[0]{address} }
+sub port { return $_[0]{port} }
+sub log { return "$_[0]{base}/sshd.log" }
+
+sub write
+{
+	my ($self, $file, $text) = @_;
+	open my $out, '>', "$self->{base}/etc/$file" or croak "$file: $!";
+	print $out $text;
+	close $out;
+	chmod 0600, "$self->{base}/etc/$file";
+	return;
+}
+
+# The known hosts file, with the key that the host has now.
+sub know
+{
+	my ($self) = @_;
+	my ($type, $key) = split ' ', slurp_file("$self->{base}/etc/host_key.pub");
+
+	$self->write('known_hosts', "[$self->{address}]:" . ($self->{relay_port} // $self->{port}) . " $type $key\n");
+	return;
+}
+
+sub start
+{
+	my ($self) = @_;
+	my $base = $self->{base};
+	my ($name, undef, $uid, $gid) = getpwuid($<);
+
+	$self->write('passwd', "$name:x:$uid:$gid:test:$self->{home}:$self->{shell}\n");
+	$self->write('group', (getgrgid($gid) // $name) . ":x:$gid:\n");
+	$self->write('sshd_config', join("\n",
+		"ListenAddress $self->{address}:$self->{port}",
+		"HostKey \"$base/etc/host_key\"",
+		"AuthorizedKeysFile \"$base/etc/authorized_keys\"",
+		"PidFile \"$base/sshd.pid\"",
+		'StrictModes no', 'UsePAM no', 'PasswordAuthentication no', 'KbdInteractiveAuthentication no',
+		'MaxStartups 100:30:200', 'LogLevel VERBOSE', $self->{sshd_config} // '', ''));
+	{
+		local $ENV{LD_PRELOAD} = SshHosts::wrapper();
+		local $ENV{NSS_WRAPPER_PASSWD} = "$base/etc/passwd";
+		local $ENV{NSS_WRAPPER_GROUP} = "$base/etc/group";
+		system('/usr/sbin/sshd', '-f', "$base/etc/sshd_config", '-E', $self->log) == 0
+		  or croak "sshd: " . slurp_file($self->log);
+	}
+	ReplicaCtl::wait_until(sub { -s "$base/sshd.pid" }, 'sshd');
+	($self->{pid}) = slurp_file("$base/sshd.pid") =~ /(\d+)/;
+	return;
+}
+
+# sshd, and with connections => 1 the sessions that it serves.
+sub stop
+{
+	my ($self, %options) = @_;
+
+	my @pids = defined $self->{pid} ? ($self->{pid}) : ();
+	push @pids, $self->sessions if $options{connections};
+	kill 'KILL', @pids if @pids;
+	unlink "$self->{base}/sshd.pid";
+	delete $self->{pid};
+	return;
+}
+
+# The processes of sshd that serve a connection.
+sub sessions
+{
+	my ($self) = @_;
+	my @found;
+
+	for my $proc (glob '/proc/[0-9]*')
+	{
+		my $environ = eval { slurp_file("$proc/environ") } // '';
+		my $title = eval { slurp_file("$proc/cmdline") } // '';
+		push @found, basename($proc) if $title =~ /^sshd: / && $environ =~ /\Q$self->{base}\E\/etc\/passwd/;
+	}
+	return @found;
+}
+
+# The options of a CREATE SERVER for it.
+sub options
+{
+	my ($self, %more) = @_;
+	my $bindir = dirname(ReplicaCtl::program('postgres'));
+	my %options = (
+		host => $self->{address},
+		port => $self->{relay_port} // $self->{port},
+		user => scalar getpwuid($<),
+		identity_file => "$self->{base}/etc/user_key",
+		known_hosts_file => "$self->{base}/etc/known_hosts",
+		ssh_config => "$self->{base}/etc/ssh_config",
+		bindir => $bindir,
+		%more,
+	);
+
+	return join ', ', map { my $value = $options{$_}; $value =~ s/'/''/g; "$_ '$value'" }
+	  grep { defined $options{$_} } sort keys %options;
+}
+
+# CREATE SERVER, named like the host, and a user mapping for "rep".
+sub server
+{
+	my ($self, %more) = @_;
+	my $options = $self->options(%more);
+
+	$self->{primary}->safe_psql('postgres', qq{
+		CREATE SERVER $self->{name} FOREIGN DATA WRAPPER replica_ssh OPTIONS ($options);
+		CREATE USER MAPPING FOR CURRENT_USER SERVER $self->{name} OPTIONS (user 'rep', password 'S3cr:t\\''')});
+	return;
+}
+
+# What is left of replicas there: processes and files, in words.
+sub left
+{
+	my ($self) = @_;
+	my $look = sub {
+		grep { $_ ne $$ } ReplicaCtl::processes_of($self->{home});
+	};
+
+	eval { ReplicaCtl::wait_until(sub { !$look->() }, 'processes', 6) };
+	return ((map { "process $_: " . ReplicaCtl::command_of($_) } $look->()),
+		(map { "file $_" } glob("\Q$self->{home}\E/replicas/* \Q$self->{home}\E/*passfile*")));
+}
+
+1;
