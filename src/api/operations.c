@@ -148,10 +148,10 @@ add_replica(FunctionCallInfo fcinfo, RctlOpKind kind)
 	if (added)
 	{
 		operation = rctl_store_enqueue(kind, replica, name, NULL, NULL, "{}");
-		rctl_store_event(name, operation, "info", psprintf("%s_requested", rctl_op_kind_name(kind)),
-						 psprintf("%s of replica \"%s\" on server \"%s\" was requested",
-								  rctl_op_kind_name(kind), name, server_name),
-						 NULL, GetUserNameFromId(GetSessionUserId(), false));
+		rctl_store_note_request(name, operation, "info", psprintf("%s_requested", rctl_op_kind_name(kind)),
+								psprintf("%s of replica \"%s\" on server \"%s\" was requested",
+										 rctl_op_kind_name(kind), name, server_name),
+								NULL, GetUserNameFromId(GetSessionUserId(), false));
 	}
 	rctl_store_leave(&scope);
 	if (!added)
@@ -218,9 +218,9 @@ queue_operation(const char *name, RctlOpKind kind, const RctlMap *arguments, con
 
 	rctl_store_enter(&scope);
 	operation = rctl_store_enqueue(kind, row.id, name, row.state, busy_state, rctl_map_to_json(arguments));
-	rctl_store_event(name, operation, "info", psprintf("%s_requested", rctl_op_kind_name(kind)),
-					 psprintf("%s of replica \"%s\" was requested", rctl_op_kind_name(kind), name),
-					 rctl_map_to_json(arguments), GetUserNameFromId(GetSessionUserId(), false));
+	rctl_store_note_request(name, operation, "info", psprintf("%s_requested", rctl_op_kind_name(kind)),
+							psprintf("%s of replica \"%s\" was requested", rctl_op_kind_name(kind), name),
+							rctl_map_to_json(arguments), GetUserNameFromId(GetSessionUserId(), false));
 	rctl_store_leave(&scope);
 	rctl_api_queued(operation);
 	return operation;

@@ -12,6 +12,8 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
@@ -22,8 +24,11 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -38,12 +43,19 @@
 /* pg_notify refuses payloads of 8000 bytes and more. */
 #define NOTIFY_MAX 7900
 
+/* A user's transaction that has notified, too, may be in the way for ever. */
+#define NOTIFY_LOCK_TIMEOUT "200ms"
+
 MemoryContext rctl_result_context = NULL;
 Oid			rctl_store_caller = InvalidOid;
+pqsigfunc	rctl_store_sigint = SIG_IGN;
 
 /* The registry that this worker's operation was loaded from, by its table's OID. */
 static Oid	registry = InvalidOid;
 static bool registry_lost = false;
+
+/* Payloads of the events that a worker's transaction has written, in TopMemoryContext. */
+static List *unsent = NIL;
 
 /* What rctl_store_begin() changed in a session. */
 static RctlStoreScope session_scope;
@@ -63,6 +75,9 @@ find_registry(LOCKMODE lockmode)
 static void
 begin(void)
 {
+	/* Events of a transaction that was rolled back have not happened. */
+	list_free_deep(unsent);
+	unsent = NIL;
 	rctl_result_context = CurrentMemoryContext;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -134,6 +149,76 @@ rctl_store_lost(void)
 	return registry_lost;
 }
 
+static void
+set_locally(const char *setting, const char *value)
+{
+	/*
+	 * A source above the one of the worker's own setting, so that it ends
+	 * with the transaction.
+	 */
+	(void) set_config_option(setting, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
+/* With a lock_timeout, which comes as SIGINT. */
+static void
+notify(void)
+{
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	connect_spi();
+	set_locally("lock_timeout", NOTIFY_LOCK_TIMEOUT);
+	set_locally("synchronous_commit", "off");
+	foreach(lc, unsent)
+		rctl_run("SELECT pg_notify('replica_ctl', $1)", ARGS(lfirst(lc)));
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/*
+ * Sends the events of the transaction that was just committed.  PostgreSQL
+ * lets one transaction at a time commit a NOTIFY, and one that waits for a
+ * synchronous standby is in that place until the standby answers.  A worker's
+ * work must not stop with it: so its notifications are not part of its
+ * transactions, and are given up when they cannot be sent.
+ */
+static void
+send_events(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool cancelled = false;
+
+	pqsignal(SIGINT, StatementCancelHandler);
+	PG_TRY();
+	{
+		notify();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		cancelled = geterrcode() == ERRCODE_QUERY_CANCELED;
+		FlushErrorState();
+		AbortCurrentTransaction();
+		ereport(LOG,
+				(errmsg("could not notify of %d events", list_length(unsent)),
+				 errdetail("A transaction that has notified, too, waits at its commit."),
+				 errhint("The events are in replica_events.")));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	list_free_deep(unsent);
+	unsent = NIL;
+
+	/* A cancel that was meant for the worker. */
+	pqsignal(SIGINT, rctl_store_sigint);
+	if (cancelled || QueryCancelPending)
+	{
+		QueryCancelPending = false;
+		(void) kill(MyProcPid, SIGINT);
+	}
+}
+
 void
 rctl_store_commit(void)
 {
@@ -151,17 +236,14 @@ rctl_store_commit(void)
 	pgstat_report_stat(true);
 	if (wrote)
 		rctl_board_changed();
+	if (unsent != NIL)
+		send_events();
 }
 
 void
 rctl_store_commit_unflushed(void)
 {
-	/*
-	 * A source above the one of the worker's own setting, so that it ends
-	 * with the transaction.
-	 */
-	(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_SESSION,
-							 GUC_ACTION_LOCAL, true, 0, false);
+	set_locally("synchronous_commit", "off");
 	rctl_store_commit();
 }
 
@@ -315,22 +397,53 @@ rctl_store_settle_replica(const char *replica_id, const char *state, const char 
 				 ARGS(replica_id, state, message));
 }
 
+/* An event that is too long for a notification is sent without its detail. */
+#define PAYLOAD \
+	"(SELECT CASE WHEN octet_length(j::text) < " CppAsString2(NOTIFY_MAX) " THEN j::text" \
+	"  ELSE (j - 'detail' - 'message')::text END" \
+	" FROM jsonb_build_object('event', event_id, 'at', at, 'replica', replica, 'operation', operation_id," \
+	"  'severity', severity, 'kind', kind, 'message', message, 'detail', detail, 'actor', actor) j)"
+
+/* A worker's is sent when its transaction was committed. */
+static void
+send_event(const char *payload)
+{
+	MemoryContext old;
+
+	if (MyBgworkerEntry == NULL)
+	{
+		rctl_run("SELECT pg_notify('replica_ctl', $1)", ARGS(payload));
+		return;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	unsent = lappend(unsent, pstrdup(payload));
+	MemoryContextSwitchTo(old);
+}
+
+void
+rctl_store_note_request(const char *replica, int64 operation, const char *severity,
+						const char *kind, const char *message, const char *detail, const char *actor)
+{
+	rctl_run("INSERT INTO replica_ctl.event (replica, operation_id, severity, kind, message, detail, actor)"
+			 " VALUES ($1::name, nullif($2::bigint, 0), $3, $4, $5, $6::jsonb, coalesce($7, current_user)::name)"
+			 " RETURNING " PAYLOAD,
+			 ARGS(replica, rctl_id_text(operation), severity, kind, message, detail ? detail : "{}", actor));
+}
+
+void
+rctl_store_send_request(int64 operation)
+{
+	if (rctl_run("SELECT " PAYLOAD " FROM replica_ctl.event WHERE operation_id = $1::bigint"
+				 " AND at >= (SELECT requested_at - interval '1 minute' FROM replica_ctl.operation"
+				 "  WHERE operation_id = $1::bigint) ORDER BY event_id LIMIT 1",
+				 ARGS(rctl_id_text(operation))) > 0)
+		send_event(rctl_get(0, 1));
+}
+
 void
 rctl_store_event(const char *replica, int64 operation, const char *severity,
 				 const char *kind, const char *message, const char *detail, const char *actor)
 {
-	rctl_run("INSERT INTO replica_ctl.event (replica, operation_id, severity, kind, message, detail, actor)"
-			 " VALUES ($1::name, nullif($2::bigint, 0), $3, $4, $5, $6::jsonb, coalesce($7, current_user)::name)"
-			 " RETURNING jsonb_build_object('event', event_id, 'at', at, 'replica', replica, 'operation', operation_id,"
-			 "  'severity', severity, 'kind', kind, 'message', message, 'detail', detail, 'actor', actor)",
-			 ARGS(replica, rctl_id_text(operation), severity, kind, message, detail ? detail : "{}", actor));
-
-	/*
-	 * An event that is too long for a notification is sent without its
-	 * detail.
-	 */
-	rctl_run("SELECT pg_notify('replica_ctl', CASE WHEN octet_length(e::text) < $2::int THEN e::text"
-			 "  ELSE (e - 'detail' - 'message')::text END)"
-			 " FROM (SELECT $1::jsonb AS e) s",
-			 ARGS(rctl_get(0, 1), psprintf("%d", NOTIFY_MAX)));
+	rctl_store_note_request(replica, operation, severity, kind, message, detail, actor);
+	send_event(rctl_get(0, 1));
 }

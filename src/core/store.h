@@ -32,6 +32,9 @@
 
 #include "core/operation.h"
 
+/* What SIGINT does in this worker: a bracket's end may take it over for a moment. */
+extern pqsigfunc rctl_store_sigint;
+
 /* An operation as the engine sees it: what steps see, and what is its own. */
 typedef struct RctlOpRow
 {
@@ -304,5 +307,15 @@ extern bool rctl_store_is_taken(const char *fact, const char *value, int64 excep
 extern void rctl_store_event(const char *replica, int64 operation, const char *severity,
 							 const char *kind, const char *message, const char *detail,
 							 const char *actor);
+
+/*
+ * The event that an operation was asked for is only written by the session
+ * that asks, and sent by the worker that starts on it: a NOTIFY of the
+ * session's could wait for ever at its commit, behind somebody else's that
+ * waits for a synchronous standby which this very operation may be about.
+ */
+extern void rctl_store_note_request(const char *replica, int64 operation, const char *severity,
+									const char *kind, const char *message, const char *detail, const char *actor);
+extern void rctl_store_send_request(int64 operation);
 
 #endif							/* REPLICA_CTL_CORE_STORE_H */

@@ -182,6 +182,7 @@ rctl_store_request_cancel(int64 operation)
 		kind = rctl_get(0, 4);
 		replica = rctl_get(0, 5);
 		rctl_store_settle_replica(rctl_get(0, 2), rctl_get(0, 3), NULL);
+		rctl_store_send_request(operation);
 		rctl_store_event(replica, operation, "warning", psprintf("%s_%s", kind, cancelled),
 						 psprintf("operation " INT64_FORMAT " (%s of replica \"%s\") was cancelled before it started",
 								  operation, kind, replica),

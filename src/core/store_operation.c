@@ -80,11 +80,13 @@ rctl_store_started(RctlOpRow *row, int steps)
 	if (rctl_run("UPDATE replica_ctl.operation SET state = $2, steps = $3::int,"
 				 " started_at = coalesce(started_at, clock_timestamp())"
 				 " WHERE operation_id = $1::bigint AND state IN ('queued', 'running')"
-				 " RETURNING cancel_requested",
+				 " RETURNING cancel_requested, step IS NULL",
 				 ARGS(rctl_id_text(row->op.id), rctl_op_state_name(next), psprintf("%d", steps))) == 0)
 		return false;
 	row->state = next;
 	row->cancel_requested = rctl_get_bool(0, 1);
+	if (rctl_get_bool(0, 2))
+		rctl_store_send_request(row->op.id);
 	return true;
 }
 

@@ -100,7 +100,8 @@ rctl_op_worker_main(Datum arg)
 
 	memcpy(&operation, MyBgworkerEntry->bgw_extra, sizeof(operation));
 	rctl_worker_start();
-	pqsignal(SIGINT, cancel_handler);
+	rctl_store_sigint = cancel_handler;
+	pqsignal(SIGINT, rctl_store_sigint);
 	if (!rctl_board_enter_worker(DatumGetInt32(arg), operation))
 		proc_exit(0);
 
