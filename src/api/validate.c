@@ -11,14 +11,38 @@
 #include "postgres.h"
 
 #include "access/reloptions.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_data_wrapper.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_user_mapping.h"
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
 
 #include "provider/provider.h"
 
 static const RctlOptionDef no_options[] = {{NULL}};
+
+/* Options that give away what is the server process's own. */
+static void
+check_privileged(const RctlOptionDef *defs, const RctlMap *options)
+{
+	for (; defs && defs->name; defs++)
+	{
+		const char *value = defs->privileged ? rctl_map_get(options, defs->name) : NULL;
+		bool		used = value != NULL;
+
+		if (value && defs->type == RCTL_OPTION_BOOL && parse_bool(value, &used) && !used)
+			continue;
+		if (used && !has_privs_of_role(GetUserId(), ROLE_PG_READ_SERVER_FILES))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("permission denied to set option \"%s\"", defs->name),
+					 errdetail("It makes what the server process can read available to others."),
+					 errhint("A superuser or a member of pg_read_server_files can set it.")));
+	}
+}
 
 static void
 validate(const char *wrapper, Datum options, Oid catalog)
@@ -31,11 +55,15 @@ validate(const char *wrapper, Datum options, Oid catalog)
 	if (catalog == ForeignServerRelationId)
 	{
 		rctl_options_check(provider->server_options, map, "server");
+		check_privileged(provider->server_options, map);
 		if (provider->check_server)
 			provider->check_server(map);
 	}
 	else if (catalog == UserMappingRelationId)
+	{
 		rctl_options_check(provider->mapping_options, map, "user mapping");
+		check_privileged(provider->mapping_options, map);
+	}
 	else
 		rctl_options_check(no_options, map, "foreign-data wrapper or table");
 }

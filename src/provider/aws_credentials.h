@@ -61,7 +61,11 @@ typedef struct RctlAwsUser
 
 typedef struct RctlAwsLogin RctlAwsLogin;
 
-/* Palloc'd in CurrentMemoryContext, with all that belongs to it. */
+/*
+ * Palloc'd in CurrentMemoryContext, with all that belongs to it.  So in a
+ * generator switch to a context that lives as long as the whole conversation
+ * (in a watch: watch->context): the current one there lives for one request.
+ */
 extern RctlAwsLogin *rctl_aws_login(const RctlAwsUser *user);
 
 /*
@@ -80,9 +84,8 @@ extern void rctl_aws_forget(const RctlAwsUser *user);
 
 /*
  * Signs a request (version 4): returns a copy of it, palloc'd, with the
- * headers host, x-amz-date, x-amz-security-token and authorization added.
- * The path is taken as it stands in the URL, encoded once; all headers are
- * signed.  credentials NULL: nothing is signed, and the copy has just the
+ * headers x-amz-date, x-amz-security-token and authorization added.  The path
+ * is taken as it stands in the URL, encoded once; all headers are signed.  credentials NULL: nothing is signed, and the copy has just the
  * headers it had.  now: by Amazon's clock, see rctl_aws_clock().
  */
 extern RctlHttpRequest *rctl_aws_sign(const RctlHttpRequest *request, const RctlAwsCredentials *credentials,
