@@ -21,7 +21,7 @@ SOURCES = $(wildcard src/*.c src/*/*.c)
 ifeq ($(RCTL_TEST),1)
 TEST_CPPFLAGS = -DRCTL_TEST
 else
-SOURCES := $(filter-out src/provider/mock.c,$(SOURCES))
+SOURCES := $(filter-out src/provider/mock%.c,$(SOURCES))
 endif
 OBJS = $(SOURCES:.c=.o)
 

@@ -95,6 +95,7 @@ option_defs(RctlOpKind kind, const RctlProvider *provider)
 			return drop_options;
 		case RCTL_OP_DETACH:
 		case RCTL_OP_REPAIR:
+		case RCTL_OP_CHANGE:
 			break;
 	}
 	return no_options;

@@ -44,6 +44,33 @@ check_privileged(const RctlOptionDef *defs, const RctlMap *options)
 	}
 }
 
+/* A connection string in which there is no secret: everybody can read a server's options. */
+static void
+check_source_conninfo(const char *conninfo)
+{
+	PQconninfoOption *options;
+	bool		secret = false;
+
+	if (conninfo == NULL)
+		return;
+	options = PQconninfoParse(conninfo, NULL);
+	if (options == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for option \"source_conninfo\""),
+				 errdetail("It is not a connection string."),
+				 errhint("Such as \"host=db.example.com dbname=app user=admin sslmode=verify-full\".")));
+	for (PQconninfoOption *o = options; o->keyword; o++)
+		secret |= o->val != NULL && (strcmp(o->keyword, "password") == 0 || strcmp(o->keyword, "sslpassword") == 0);
+	PQconninfoFree(options);
+	if (secret)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"source_conninfo\" must not hold a password"),
+				 errdetail("Everybody can read the options of a server."),
+				 errhint("Set option source_password in the user mapping.")));
+}
+
 static void
 validate(const char *wrapper, Datum options, Oid catalog)
 {
@@ -56,6 +83,7 @@ validate(const char *wrapper, Datum options, Oid catalog)
 	{
 		rctl_options_check(provider->server_options, map, "server");
 		check_privileged(provider->server_options, map);
+		check_source_conninfo(rctl_map_get(map, "source_conninfo"));
 		if (provider->check_server)
 			provider->check_server(map);
 	}
@@ -81,4 +109,5 @@ VALIDATOR(local)
 VALIDATOR(ssh)
 #ifdef RCTL_TEST
 VALIDATOR(mock)
+VALIDATOR(mock_managed)
 #endif

@@ -41,6 +41,7 @@
 #include "core/plan.h"
 #include "core/promotion.h"
 #include "core/rejoin.h"
+#include "core/source_fence.h"
 #include "core/store.h"
 #include "net/wait.h"
 #include "primary/fence.h"
@@ -56,6 +57,9 @@
 static RctlOpRow *current = NULL;
 static TimestampTz last_progress = 0;
 static TimestampTz last_check_lost = 0;
+
+/* The running step has said that it changed nothing (rctl_op_not_done). */
+static bool not_done = false;
 
 /* The records of this operation that are not handled yet, latest first; in op.context. */
 static List *made = NIL;
@@ -301,6 +305,13 @@ rctl_op_secret(RctlOp *op, const char *option)
 	return secret;
 }
 
+void
+rctl_op_not_done(RctlOp *op)
+{
+	if (!op->dry_run)
+		not_done = true;
+}
+
 bool
 rctl_error_is_transient(int sqlerrcode)
 {
@@ -462,6 +473,7 @@ settled_state(RctlOpRow *row)
 				return "streaming";
 			return "promoted";
 		case RCTL_OP_DRILL:
+		case RCTL_OP_CHANGE:
 			break;
 	}
 	return row->previous_state;
@@ -522,12 +534,14 @@ end_undone(RctlOpRow *row, RctlError *error)
  * ---------------------------------------------------------------------
  */
 
-/* The fence is the core's own; everything else is of the provider's making. */
+/* Fences are the core's own; everything else is of the provider's making. */
 static void
 remove_object(RctlOp *op, const RctlCleanup *record)
 {
 	if (strcmp(record->type, RCTL_FENCE_RECORD) == 0)
 		(void) rctl_fence_lift(op->id);
+	else if (strcmp(record->type, RCTL_SOURCE_RECORD) == 0)
+		rctl_source_undo(op, record);
 	else if (rctl_rejoin_is_record(record))
 		rctl_rejoin_undo(op, record);
 	else
@@ -663,6 +677,7 @@ run_step(RctlOpRow *row, const void *arg)
 {
 	const RctlStep *step = arg;
 
+	not_done = false;
 	rctl_fault(&row->op, rctl_op_kind_name(row->op.kind), step->name, "before");
 	step->run(&row->op);
 	rctl_fault(&row->op, rctl_op_kind_name(row->op.kind), step->name, "after");
@@ -687,6 +702,11 @@ step_failed(RctlOpRow *row, const RctlStep *step, RctlError *error, int sqlerrco
 	bool		retry = rctl_error_is_transient(sqlerrcode) && !cancelled &&
 	!step->once && row->op.attempt <= rctl_step_retries;
 
+	if (not_done && step->point_of_no_return)
+	{
+		row->no_return = false;
+		retry = false;
+	}
 	rctl_store_begin();
 	rctl_store_step_failed(row);
 	if (retry)

@@ -134,6 +134,12 @@ guess_zero_lag(RctlPreflight *p, List *times, const char *step, Guess *guess)
 static void
 guess_promote(RctlPreflight *p, List *times, const char *step, Guess *guess)
 {
+	/* How long a service takes only experience tells. */
+	if (p->op->replica->provider->managed)
+	{
+		(void) past_runs(times, step, guess);
+		return;
+	}
 	assume(times, step, ASSUMED_PROMOTE_S(wal_segment_size), guess);
 }
 
@@ -217,6 +223,16 @@ add_row(RctlPreflight *p, int step, const char *name, double seconds, const char
 	return finding;
 }
 
+/* What it does, and how the service calls that. */
+static const char *
+step_title(RctlPreflight *p, const RctlStep *step)
+{
+	const RctlProvider *provider = p->op->replica->provider;
+	char	   *call = provider->describe_step ? provider->describe_step(p->op, step->name) : NULL;
+
+	return call ? psprintf("%s: %s", step->title, call) : step->title;
+}
+
 /* Whether the step only makes checks, which have rows of their own. */
 static bool
 is_checks(RctlPreflight *p, const char *step, int index)
@@ -272,7 +288,8 @@ rctl_forecast(RctlPreflight *p)
 	}
 	rctl_op_begin(p->op);
 	times = rctl_store_step_times(rctl_plan_find(&plan, "fence") >= 0
-								  ? "{promote,switchover,drill}" : psprintf("{%s}", kind));
+								  ? "{promote,switchover,drill}" : psprintf("{%s}", kind),
+								  p->op->replica->server);
 	rctl_op_commit(p->op);
 
 	for (int i = 0; i < plan.count; i++)
@@ -283,7 +300,7 @@ rctl_forecast(RctlPreflight *p)
 		if (is_checks(p, step->name, i))
 			continue;
 		guess = guess_step(p, times, step->name);
-		add_row(p, i + 1, step->name, guess.seconds, step->title, guess.reason);
+		add_row(p, i + 1, step->name, guess.seconds, step_title(p, step), guess.reason);
 		known |= guess.seconds >= 0;
 		unknown |= guess.seconds < 0;
 		total += Max(guess.seconds, 0);

@@ -53,6 +53,7 @@ static const char *const kind_names[RCTL_OP_KINDS] = {
 	[RCTL_OP_PROMOTE] = "promote",
 	[RCTL_OP_SWITCHOVER] = "switchover",
 	[RCTL_OP_DRILL] = "drill",
+	[RCTL_OP_CHANGE] = "change",
 };
 
 RctlOpState

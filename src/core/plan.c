@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "core/managed.h"
 #include "core/plan.h"
 #include "core/promotion.h"
 
@@ -47,6 +48,30 @@ switchover_plan(const RctlProvider *provider)
 	return join_steps(rctl_switchover_steps, NULL);
 }
 
+/* Where the provider's service promotes. */
+static RctlPlan
+managed_plan(const RctlManagedPromotion *managed, RctlOpKind kind, const char *mode)
+{
+	const RctlPlan none = {NULL, 0};
+
+	switch (kind)
+	{
+		case RCTL_OP_PROMOTE:
+			if (strcmp(mode, "forced") == 0)
+				return join_steps(rctl_managed_forced_steps, NULL);
+			return join_steps(rctl_managed_promotion_steps, NULL);
+		case RCTL_OP_DRILL:
+			return join_steps(rctl_managed_drill_steps, NULL);
+		case RCTL_OP_SWITCHOVER:
+			if (managed->source_follows)
+				return join_steps(rctl_managed_promotion_steps, NULL);
+			break;
+		default:
+			break;
+	}
+	return none;
+}
+
 RctlPlan
 rctl_plan(const RctlProvider *provider, RctlOpKind kind, const RctlMap *arguments)
 {
@@ -54,6 +79,9 @@ rctl_plan(const RctlProvider *provider, RctlOpKind kind, const RctlMap *argument
 	const RctlPlan none = {NULL, 0};
 	const RctlStep *own = NULL;
 
+	if (provider->managed &&
+		(kind == RCTL_OP_PROMOTE || kind == RCTL_OP_DRILL || kind == RCTL_OP_SWITCHOVER))
+		return managed_plan(provider->managed, kind, mode);
 	switch (kind)
 	{
 		case RCTL_OP_CREATE:
@@ -67,6 +95,9 @@ rctl_plan(const RctlProvider *provider, RctlOpKind kind, const RctlMap *argument
 			break;
 		case RCTL_OP_REPAIR:
 			own = provider->repair;
+			break;
+		case RCTL_OP_CHANGE:
+			own = provider->change;
 			break;
 		case RCTL_OP_DETACH:
 			return join_steps(rctl_detach_steps, NULL);

@@ -31,9 +31,11 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "core/managed.h"
 #include "core/plan.h"
 #include "core/preflight.h"
 #include "core/rejoin.h"
+#include "core/source_fence.h"
 #include "net/pgconn.h"
 #include "net/wait.h"
 #include "provider/standby.h"
@@ -42,14 +44,24 @@
 #define ANSWER_MS 4000
 #define CONNECT_MS 2000
 
+/* A service takes longer; in an operation nobody sits before a screen. */
+#define SERVICE_ANSWER_MS 15000
+#define SERVICE_ANSWER_WORKER_MS 60000
+
 /* The replay rate is measured only where there is enough to replay. */
 #define MEASURE_BYTES (1024 * 1024)
 #define MEASURE_MS 300
 
-/* When the replica that is being asked must have answered; 0: none is asked. */
+/* When the replica, or the provider's check, must have answered; 0: none is asked. */
 static TimestampTz answer_deadline = 0;
+static long answer_limit = 0;
 static const char *asked_replica = NULL;
+static const char *asked_check = NULL;
 static RctlWaitCheck outer_check = NULL;
+
+/* The look that is being taken, for rctl_op_warn(). */
+static RctlPreflight *looking = NULL;
+static bool warned = false;
 
 typedef void (*Look) (RctlPreflight *p, const void *arg);
 
@@ -126,11 +138,19 @@ check_answer(void)
 {
 	if (outer_check)
 		outer_check();
-	if (answer_deadline != 0 && GetCurrentTimestamp() >= answer_deadline)
+	if (answer_deadline == 0 || GetCurrentTimestamp() < answer_deadline)
+		return;
+	if (asked_check)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("check \"%s\" of replica \"%s\" got no answer", asked_check, asked_replica),
+				 errdetail("It was given up after %ld ms.", answer_limit),
+				 errhint("See whether the service can be reached from this host.")));
+	else
 		ereport(ERROR,
 				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
 				 errmsg("could not connect to replica \"%s\"", asked_replica),
-				 errdetail("It did not answer within %d ms.", ANSWER_MS),
+				 errdetail("It did not answer within %ld ms.", answer_limit),
 				 errhint("See whether its server runs and can be reached; SELECT replica_repair(%s) starts one that was stopped.",
 						 quote_literal_cstr(asked_replica))));
 }
@@ -158,8 +178,11 @@ look(RctlPreflight *p, Look fn, const void *arg)
 	bool		session = rctl_wait_in_transaction;
 	ErrorData  *volatile error = NULL;
 
-	answer_deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ANSWER_MS);
+	answer_limit = asked_check == NULL ? ANSWER_MS : session ? SERVICE_ANSWER_MS : SERVICE_ANSWER_WORKER_MS;
+	answer_deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), answer_limit);
 	asked_replica = p->op->replica->name;
+	looking = p;
+	warned = false;
 	if (session)
 	{
 		BeginInternalSubTransaction(NULL);
@@ -184,10 +207,14 @@ look(RctlPreflight *p, Look fn, const void *arg)
 	}
 	PG_END_TRY();
 	answer_deadline = 0;
+	looking = NULL;
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+	{
+		asked_check = NULL;
 		ReThrowError(error);
+	}
 	return error;
 }
 
@@ -199,9 +226,47 @@ look_and_report(RctlPreflight *p, const char *name, const char *message, Look fn
 
 	if (error)
 		rctl_found_blocked(p, name, error->sqlerrcode, error->message, error->detail, error->hint);
-	else if (message)
+	else if (message && !warned)
 		rctl_found_ok(p, name, message);
 	return error == NULL;
+}
+
+void
+rctl_op_warn(RctlOp *op, const char *detail, const char *hint, const char *format,...)
+{
+	MemoryContext old = CurrentMemoryContext;
+	StringInfoData message;
+	int			needed;
+
+	/* Connections of a check do not outlive it, findings do. */
+	if (looking)
+		MemoryContextSwitchTo(GetMemoryChunkContext(looking));
+	initStringInfo(&message);
+	do
+	{
+		va_list		args;
+
+		va_start(args, format);
+		needed = appendStringInfoVA(&message, format, args);
+		va_end(args);
+		if (needed > 0)
+			enlargeStringInfo(&message, needed);
+	} while (needed > 0);
+	if (looking)
+	{
+		rctl_found_warning(looking, asked_check ? asked_check : "service", message.data, detail, hint);
+		warned = true;
+	}
+	else
+		rctl_op_event(op, "warning", "check", NULL, "%s%s%s", message.data,
+					  detail ? ": " : "", detail ? detail : "");
+	MemoryContextSwitchTo(old);
+}
+
+void
+rctl_op_warning(RctlOp *op, const char *message, const char *detail, const char *hint)
+{
+	rctl_op_warn(op, detail, hint, "%s", message);
 }
 
 /* ---------------------------------------------------------------------
@@ -349,7 +414,7 @@ ask_replica(RctlPreflight *p, const void *arg)
 	if (strcmp(rctl_map_get_default(theirs, "hba_readable", "false"), "true") == 0)
 		rctl_map_set_json(theirs, "hba", rctl_pg_value(conn, ANSWER_MS, hba_sql, 0, NULL));
 
-	ours = parse_lsn(rctl_map_get(p->ours, "flush_lsn"));
+	ours = p->ours ? parse_lsn(rctl_map_get(p->ours, "flush_lsn")) : InvalidXLogRecPtr;
 	replayed = parse_lsn(rctl_map_get(theirs, "replay_lsn"));
 	p->lag_bytes = bytes_behind(ours, replayed);
 	p->lost_bytes = bytes_behind(ours, parse_lsn(rctl_map_get(theirs, "receive_lsn")));
@@ -451,52 +516,14 @@ run_check(RctlPreflight *p, const void *arg)
 	MemoryContextReset(p->connections);
 }
 
-/* Warnings of the check that runs: RctlFinding, in warnings_context. */
-static List *check_warnings = NIL;
-static MemoryContext warnings_context = NULL;
-
-void
-rctl_op_warning(RctlOp *op, const char *message, const char *detail, const char *hint)
-{
-	MemoryContext old;
-	RctlFinding *finding;
-
-	if (!op->dry_run)
-	{
-		rctl_op_event(op, "warning", "check", NULL, "%s%s%s", message,
-					  detail ? ": " : "", detail ? detail : "");
-		return;
-	}
-	old = MemoryContextSwitchTo(warnings_context);
-	finding = palloc0(sizeof(RctlFinding));
-	finding->message = pstrdup(message);
-	finding->detail = detail ? pstrdup(detail) : NULL;
-	finding->hint = hint ? pstrdup(hint) : NULL;
-	check_warnings = lappend(check_warnings, finding);
-	MemoryContextSwitchTo(old);
-}
-
 static void
 run_checks(RctlPreflight *p, const RctlStep *checks)
 {
 	for (; checks && checks->name; checks++)
 	{
-		ErrorData  *error;
-		ListCell   *lc;
-
-		check_warnings = NIL;
-		warnings_context = CurrentMemoryContext;
-		error = look(p, run_check, checks);
-		foreach(lc, check_warnings)
-		{
-			RctlFinding *finding = lfirst(lc);
-
-			rctl_found_warning(p, checks->name, finding->message, finding->detail, finding->hint);
-		}
-		if (error)
-			rctl_found_blocked(p, checks->name, error->sqlerrcode, error->message, error->detail, error->hint);
-		else if (check_warnings == NIL)
-			rctl_found_ok(p, checks->name, checks->title);
+		asked_check = checks->name;
+		(void) look_and_report(p, checks->name, checks->title, run_check, checks);
+		asked_check = NULL;
 	}
 }
 
@@ -637,11 +664,97 @@ make_preflight(RctlOp *op)
 	return p;
 }
 
+/* ---------------------------------------------------------------------
+ * Promotions that a service makes
+ * ---------------------------------------------------------------------
+ */
+
+static void
+look_at_source(RctlPreflight *p, const void *arg)
+{
+	rctl_source_check(p);
+}
+
+static void
+look_at_lag(RctlPreflight *p, const void *arg)
+{
+	MemoryContext old = MemoryContextSwitchTo(p->connections);
+	RctlManagedLag lag;
+	bool		known = rctl_managed_lag(p->op, &lag);
+	const char *by = known && lag.source ? lag.source : "the service";
+
+	MemoryContextSwitchTo(old);
+	if (known && lag.bytes_known)
+		p->lag_bytes = lag.bytes;
+	if (!known || (!lag.bytes_known && !lag.seconds_known))
+		rctl_found_warning(p, "replay lag", "how far the replica is behind is not known",
+						   "A planned promotion waits until data show that nothing is missing.", NULL);
+	else if (lag.bytes_known)
+		rctl_found_ok(p, "replay lag", psprintf("%s are not replayed, says %s", rctl_size_text(lag.bytes), by));
+	else
+		rctl_found_ok(p, "replay lag", psprintf("it is %.0f s behind, says %s%s%s", lag.seconds, by,
+												lag.sampled_at ? " of " : "",
+												lag.sampled_at ? timestamptz_to_str(lag.sampled_at) : ""));
+}
+
+/* What the call asks of the source afterwards. */
+static void
+check_source_after(RctlPreflight *p)
+{
+	const char *after = rctl_map_get_default(p->op->arguments, "source_after", "read_only");
+	bool		follows = rctl_managed_source_follows(p->op->replica);
+
+	if (p->op->kind == RCTL_OP_DRILL)
+		return;
+	if (strcmp(after, "standby") == 0 && !follows)
+		rctl_found_blocked(p, "source after", ERRCODE_FEATURE_NOT_SUPPORTED,
+						   psprintf("the source of replica \"%s\" cannot become a replica of it", p->op->replica->name),
+						   "What its service promotes stands alone.",
+						   "Leave out source_after, or make a new replica of the promoted one.");
+	else if (strcmp(after, "read_write") == 0 && follows)
+		rctl_found_blocked(p, "source after", ERRCODE_FEATURE_NOT_SUPPORTED,
+						   psprintf("the source of replica \"%s\" becomes a replica of it", p->op->replica->name),
+						   NULL, "Leave out source_after.");
+}
+
+static void
+check_managed_takeover(RctlPreflight *p)
+{
+	const RctlProvider *provider = p->op->replica->provider;
+	const RctlManagedPromotion *managed = provider->managed;
+	ErrorData  *unanswered = NULL;
+
+	p->elsewhere = managed->source_is_here == NULL || !managed->source_is_here(p->op);
+	p->follows = false;
+	if (!p->elsewhere && !look_and_report(p, "this server", NULL, ask_ourselves, NULL))
+		return;
+	if (provider->connect)
+		unanswered = look(p, ask_replica, NULL);
+	rctl_readiness_checks(p);
+	if (unanswered)
+		rctl_found_warning(p, "connection", unanswered->message,
+						   "What SQL on the replica would tell is not known.", unanswered->hint);
+	check_source_after(p);
+	(void) look_and_report(p, "source", NULL, look_at_source, NULL);
+	run_checks(p, managed->promote_checks);
+	if (p->elsewhere || p->theirs == NULL)
+	{
+		asked_check = "replay lag";
+		(void) look_and_report(p, "replay lag", NULL, look_at_lag, NULL);
+		asked_check = NULL;
+	}
+}
+
 static void
 check_takeover(RctlPreflight *p)
 {
 	ErrorData  *unanswered = NULL;
 
+	if (p->op->replica->provider->managed)
+	{
+		check_managed_takeover(p);
+		return;
+	}
 	if (look_and_report(p, "this server", NULL, ask_ourselves, NULL) &&
 		p->op->replica->provider->connect)
 		unanswered = look(p, ask_replica, NULL);

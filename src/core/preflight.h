@@ -69,6 +69,8 @@ typedef struct RctlPreflight
 	const char *name;			/* of the replica, quoted for SQL */
 	bool		forced;			/* promote without waiting */
 	bool		follows;		/* this server becomes a standby afterwards */
+	bool		elsewhere;		/* the source is another server, and a service
+								 * promotes */
 	int			step;			/* whose checks are being made */
 	List	   *findings;		/* of RctlFinding */
 	MemoryContext connections;	/* reset when the replica was asked, or an

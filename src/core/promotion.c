@@ -77,7 +77,7 @@ rctl_promotion_conn(RctlOp *op)
 	/* A session looks once; it has no operation, nor a context that lasts. */
 	if (op->dry_run)
 		return op->replica->provider->connect(op, op->replica, CONNECT_TIMEOUT_MS);
-	if (conn == NULL || operation != op->id || PQstatus(conn) != CONNECTION_OK)
+	if (operation != op->id || !rctl_pg_usable(conn))
 	{
 		old = MemoryContextSwitchTo(op->context);
 		conn = NULL;

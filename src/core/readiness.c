@@ -37,6 +37,7 @@
 #define FORCED 2
 #define FOLLOWS 4				/* this server becomes a standby */
 #define EVER (PLANNED | FORCED)
+#define ELSEWHERE 8				/* also if this server is not the source */
 
 /* ---------------------------------------------------------------------
  * Answers
@@ -295,7 +296,8 @@ check_streaming(RctlPreflight *p, const char *name)
 	const char *state = upstream == NULL ? get(p->ours, "walsender")
 	: p->theirs ? get(p->theirs, "receiver") : NULL;
 
-	if (state == NULL)
+	/* A service's replica may stream under a name that nobody has told. */
+	if (state == NULL || (p->op->replica->provider->managed && !rctl_map_get(p->op->replica->facts, "application_name")))
 		return;
 	if (state[0] == '\0')
 		rctl_found_blocked(p, name, NOT_READY,
@@ -711,22 +713,22 @@ static const struct
 	void		(*check) (RctlPreflight *p, const char *name);
 }			checks[] = {
 	{"fence", EVER, false, rctl_check_fence},
-	{"timeout", PLANNED, false, check_timeout},
+	{"timeout", PLANNED | ELSEWHERE, false, check_timeout},
 	{"streaming", PLANNED, false, check_streaming},
 	{"slot", PLANNED, false, check_slot},
-	{"connection", EVER, true, check_connection},
-	{"recovery", EVER, true, check_recovery},
+	{"connection", EVER | ELSEWHERE, true, check_connection},
+	{"recovery", EVER | ELSEWHERE, true, check_recovery},
 	{"system identifier", EVER, true, check_system},
 	{"timeline", PLANNED, true, check_timeline},
-	{"replay", PLANNED, true, check_paused},
-	{"apply delay", PLANNED, true, check_apply_delay},
+	{"replay", PLANNED | ELSEWHERE, true, check_paused},
+	{"apply delay", PLANNED | ELSEWHERE, true, check_apply_delay},
 	{"replay lag", PLANNED, true, check_lag},
 	{"loss", FORCED, true, check_loss},
 	{"other replicas", EVER, true, check_siblings},
-	{"read only", EVER, true, check_read_only},
-	{"synchronous standbys", EVER, true, check_synchronous},
+	{"read only", EVER | ELSEWHERE, true, check_read_only},
+	{"synchronous standbys", EVER | ELSEWHERE, true, check_synchronous},
 	{"settings", EVER, true, check_settings},
-	{"collations", EVER, true, check_collations},
+	{"collations", EVER | ELSEWHERE, true, check_collations},
 	{"clients", EVER, true, check_clients},
 	{"disk", EVER, false, check_disk},
 	{"replication rule", FOLLOWS, true, check_replication_rule},
@@ -746,6 +748,8 @@ rctl_readiness_checks(RctlPreflight *p)
 
 	for (int i = 0; i < lengthof(checks); i++)
 	{
+		if (p->elsewhere && !(checks[i].when & ELSEWHERE))
+			continue;
 		if ((checks[i].when & now) && (p->theirs != NULL || !checks[i].remote))
 			checks[i].check(p, checks[i].name);
 	}

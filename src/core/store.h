@@ -293,8 +293,11 @@ typedef struct RctlStepTime
 	double		seconds;		/* the median of the latest runs */
 } RctlStepTime;
 
-/* A list of RctlStepTime, of operations of these kinds ("{promote,drill}"). */
-extern List *rctl_store_step_times(const char *kinds);
+/*
+ * A list of RctlStepTime, of operations of these kinds ("{promote,drill}") on
+ * replicas of this server, or such as are no longer in the registry.
+ */
+extern List *rctl_store_step_times(const char *kinds, const char *server);
 
 /* Bytes per second of the latest copies that created replicas; 0: there were none. */
 extern double rctl_store_copy_rate(void);

@@ -159,8 +159,8 @@ void
 rctl_store_undoing(RctlOpRow *row, const RctlError *error)
 {
 	store_error(row, error);
-	rctl_run("UPDATE replica_ctl.operation SET undoing = true, attempt = 0, cancel_requested = $2::bool"
-			 " WHERE operation_id = $1::bigint",
+	rctl_run("UPDATE replica_ctl.operation SET undoing = true, no_return = false, attempt = 0,"
+			 " cancel_requested = $2::bool WHERE operation_id = $1::bigint",
 			 ARGS(rctl_id_text(row->op.id), row->cancel_requested ? "t" : "f"));
 	row->undoing = true;
 	row->op.attempt = 0;

@@ -224,7 +224,7 @@ rctl_store_dry_run(RctlOpKind kind, RctlReplica *replica, RctlMap *arguments)
 }
 
 List *
-rctl_store_step_times(const char *kinds)
+rctl_store_step_times(const char *kinds, const char *server)
 {
 	List	   *times = NIL;
 	uint64		rows;
@@ -233,9 +233,10 @@ rctl_store_step_times(const char *kinds)
 					" FROM (SELECT s.step, extract(epoch FROM s.ended_at - s.started_at) AS seconds,"
 					"   row_number() OVER (PARTITION BY s.step ORDER BY s.started_at DESC) AS age"
 					"  FROM replica_ctl.operation_step s JOIN replica_ctl.operation o USING (operation_id)"
-					"  WHERE o.kind = ANY ($1::text[]) AND s.outcome = 'done') t"
+					"   LEFT JOIN replica_ctl.replica r USING (replica_id)"
+					"  WHERE o.kind = ANY ($1::text[]) AND s.outcome = 'done' AND coalesce(r.server, $2::name) = $2::name) t"
 					" WHERE age <= 20 GROUP BY step",
-					ARGS(kinds));
+					ARGS(kinds, server));
 	for (uint64 i = 0; i < rows; i++)
 	{
 		RctlStepTime *time = MemoryContextAllocZero(rctl_result_context, sizeof(RctlStepTime));

@@ -600,6 +600,14 @@ rctl_pg_exec(PGconn *conn, long timeout_ms, const char *sql,
 	return execute(connection, timeout_ms, sql, nparams, params);
 }
 
+bool
+rctl_pg_usable(PGconn *conn)
+{
+	Connection *connection = conn ? find_connection(conn) : NULL;
+
+	return connection != NULL && !connection->broken && PQstatus(conn) == CONNECTION_OK;
+}
+
 char *
 rctl_pg_value(PGconn *conn, long timeout_ms, const char *sql,
 			  int nparams, const char *const *params)

@@ -69,6 +69,9 @@ extern void rctl_pg_clear(PGresult *result);
 extern char *rctl_pg_value(PGconn *conn, long timeout_ms, const char *sql,
 						   int nparams, const char *const *params);
 
+/* Whether another statement can be tried on it: no wait on it was interrupted, and it is not known to be gone. */
+extern bool rctl_pg_usable(PGconn *conn);
+
 /* Closes early; harmless with NULL. */
 extern void rctl_pg_close(PGconn *conn);
 

@@ -24,6 +24,7 @@ static const RctlProvider *const providers[] = {
 	&rctl_provider_ssh,
 #ifdef RCTL_TEST
 	&rctl_provider_mock,
+	&rctl_provider_mock_managed,
 #endif
 	NULL
 };

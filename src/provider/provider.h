@@ -52,8 +52,9 @@ typedef enum RctlOpKind
 	RCTL_OP_PROMOTE,
 	RCTL_OP_SWITCHOVER,
 	RCTL_OP_DRILL,
+	RCTL_OP_CHANGE,
 } RctlOpKind;
-#define RCTL_OP_KINDS (RCTL_OP_DRILL + 1)
+#define RCTL_OP_KINDS (RCTL_OP_CHANGE + 1)
 
 /* A row of replica_ctl.replica, as a step sees it. */
 typedef struct RctlReplica
@@ -281,9 +282,11 @@ typedef struct RctlManagedPromotion
 	bool		(*source_follows) (const RctlReplica *replica);
 
 	/*
-	 * How far the replica is behind, for step "warm", the checks and the
-	 * forecast; false if that is not known at all.  NULL: by SQL, through
-	 * provider->connect, if that is there.
+	 * How far the replica is behind, for step "warm" (which waits until few
+	 * bytes are left, and not for seconds: on some services they count while
+	 * nothing is written), the checks and the forecast; false if that is not
+	 * known at all.  NULL: by SQL, through provider->connect, if that is
+	 * there.
 	 */
 	bool		(*lag) (RctlOp *op, RctlManagedLag *lag);
 

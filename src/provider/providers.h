@@ -13,7 +13,9 @@
 extern const RctlProvider rctl_provider_local;	/* local.c */
 extern const RctlProvider rctl_provider_ssh;	/* ssh.c */
 #ifdef RCTL_TEST
-extern const RctlProvider rctl_provider_mock;	/* mock.c, in test builds only */
+extern const RctlProvider rctl_provider_mock;
+extern const RctlProvider rctl_provider_mock_managed;	/* mock.c, in test
+														 * builds only */
 #endif
 
 #endif							/* REPLICA_CTL_PROVIDER_PROVIDERS_H */
