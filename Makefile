@@ -17,7 +17,12 @@ DATA = $(wildcard sql/replica_ctl--*.sql) src/core/replica_ctl_rejoin.sh
 
 # RCTL_TEST=1 makes a test build: with the mock provider.  Never install it
 # where real replicas run.
-SOURCES = $(wildcard src/*.c src/*/*.c)
+# The program that copies data directories (src/copier) goes to where pg_basebackup is.
+COPIER = src/copier/replica_ctl_copy
+COPIER_OBJS = $(patsubst %.c,%.o,$(wildcard src/copier/*.c))
+SCRIPTS_built = $(COPIER)
+
+SOURCES = $(filter-out src/copier/%,$(wildcard src/*.c src/*/*.c))
 ifeq ($(RCTL_TEST),1)
 TEST_CPPFLAGS = -DRCTL_TEST
 else
@@ -54,13 +59,16 @@ endif
 override with_llvm = no
 include $(PGXS)
 
+$(COPIER): $(COPIER_OBJS)
+	$(CC) $(CFLAGS) $^ $(LDFLAGS) $(LDFLAGS_EX) -L$(pkglibdir) -L$(libdir) -lpgcommon -lpgport -lpthread -o $@
+
 # The header dependencies that the compiler found (-MMD).
--include $(OBJS:.o=.d)
+-include $(OBJS:.o=.d) $(COPIER_OBJS:.o=.d)
 
 # Objects of another kind of build, or for another PostgreSQL, are stale.
 FLAVOR = $(VERSION) $(includedir_server) test=$(RCTL_TEST) $(WERROR_CFLAGS)
 $(shell mkdir -p build; echo '$(FLAVOR)' | cmp -s - build/flavor || echo '$(FLAVOR)' > build/flavor)
-$(OBJS): build/flavor
+$(OBJS) $(COPIER_OBJS): build/flavor
 
 # The work directory that dev/run-tests keeps (see there).
 clean: clean-work
