@@ -221,7 +221,7 @@ read_arguments(int argc, char **argv)
 		else if (left < 1)
 			bad_argument(name);
 		else if (strcmp(name, "--jobs") == 0)
-			options->jobs = Max((int) number(argv[++i], MAX_JOBS), 1);
+			options->jobs = (int) number(argv[++i], MAX_JOBS);
 		else if (strcmp(name, "--rate") == 0)
 			options->rate = number(argv[++i], UINT32_MAX) * 1024;
 		else if (strcmp(name, "--verify") == 0)
@@ -239,7 +239,7 @@ read_arguments(int argc, char **argv)
 		else
 			bad_argument(name);
 	}
-	if (options->ntrees == 0 || options->version_directory == NULL || options->status_path == NULL)
+	if (options->jobs == 0 || options->ntrees == 0 || options->version_directory == NULL || options->status_path == NULL)
 		rctl_copy_fail("22023", 0, "arguments are missing");
 }
 

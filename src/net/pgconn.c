@@ -58,6 +58,8 @@ typedef struct Connection
 	bool		broken;			/* an interrupted wait: unusable */
 	bool		replication;	/* takes simple queries only, and no SET */
 	long		statement_timeout;	/* in effect, ms; -1: the server's default */
+	void		(*tick) (void *arg);	/* called while a statement runs, or NULL */
+	void	   *tick_arg;
 } Connection;
 
 typedef struct Result
@@ -488,6 +490,8 @@ wait_for_socket(Connection *connection, int events, TimestampTz deadline, long t
 				(errcode(ERRCODE_QUERY_CANCELED),
 				 errmsg("%s did not answer within %ld ms", connection->what, timeout_ms)));
 	events = rctl_wait(PQsocket(connection->conn), events, Min(left, CHECK_MS));
+	if (connection->tick)
+		connection->tick(connection->tick_arg);
 	return !(events & WL_SOCKET_READABLE) || PQconsumeInput(connection->conn);
 }
 
@@ -585,6 +589,15 @@ set_statement_timeout(Connection *connection, long timeout_ms)
 	snprintf(sql, sizeof(sql), "SET statement_timeout = %ld", wanted);
 	rctl_pg_clear(execute(connection, timeout_ms, sql, 0, NULL));
 	connection->statement_timeout = wanted;
+}
+
+void
+rctl_pg_set_tick(PGconn *conn, void (*tick) (void *arg), void *arg)
+{
+	Connection *connection = find_connection(conn);
+
+	connection->tick = tick;
+	connection->tick_arg = arg;
 }
 
 PGresult *

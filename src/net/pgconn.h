@@ -62,6 +62,12 @@ extern PGconn *rctl_pg_try_connect(const char *conninfo, long timeout_ms,
 extern PGresult *rctl_pg_exec(PGconn *conn, long timeout_ms, const char *sql,
 							  int nparams, const char *const *params);
 
+/*
+ * Has tick called about once a second while a statement of this connection
+ * is waited for, from now on; NULL: nothing.  It may ereport(ERROR).
+ */
+extern void rctl_pg_set_tick(PGconn *conn, void (*tick) (void *arg), void *arg);
+
 /* Frees a result early; harmless with NULL. */
 extern void rctl_pg_clear(PGresult *result);
 

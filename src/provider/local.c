@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "provider/providers.h"
+#include "provider/clone.h"
 #include "provider/standby.h"
 
 /* A copy takes nearly all of the time, and the only one that grows with the data. */
@@ -31,18 +32,27 @@ static const RctlOptionDef mapping_options[] = {
 
 static const char *const checkpoint_choices[] = {"fast", "spread", NULL};
 
+static const char *const method_choices[] = {"basebackup", "copy", "snapshot", NULL};
+static const char *const verify_choices[] = {"off", "auto", "on", "fail", NULL};
+
 static const RctlOptionDef create_options[] = {
 	{"apply_delay", RCTL_OPTION_INTERVAL, "how long it waits before it applies a commit, default 0"},
 	{"checkpoint", RCTL_OPTION_CHOICE, "fast or spread: the checkpoint that the copy begins with, default fast",
 	.choices = checkpoint_choices},
 	{"data_directory", RCTL_OPTION_PATH, "its data directory, missing or empty, default one named like the replica in replica_ctl.local_directory"},
+	{"jobs", RCTL_OPTION_INTEGER, "threads that copy with method copy, default as many as processors, 2 to 4", 1, 64},
 	{"listen_addresses", RCTL_OPTION_TEXT, "where it listens, default as this server"},
 	{"max_rate", RCTL_OPTION_INTEGER, "limit of the copy in kB per second, default none", 32, 1048576},
+	{"method", RCTL_OPTION_CHOICE, "copy: read the files here; basebackup: through a connection; snapshot: by snapshot_command; default copy where it can be",
+	.choices = method_choices},
 	{"port", RCTL_OPTION_INTEGER, "its port, default the first free one after this server's", 1, 65535},
 	{"settings", RCTL_OPTION_OBJECT, "object of settings for its postgresql.conf, default none"},
+	{"snapshot_command", RCTL_OPTION_LIST, "array of a program and its arguments that makes the data directory, for method snapshot"},
 	{"synchronous", RCTL_OPTION_BOOL, "whether commits wait for it (synchronous_standby_names), default false"},
 	{"tablespace_mapping", RCTL_OPTION_OBJECT, "object from directories of tablespaces here to directories for the replica, default directories next to its data directory"},
 	{"upstream", RCTL_OPTION_TEXT, "replica that it is copied from and follows, default this server"},
+	{"verify_checksums", RCTL_OPTION_CHOICE, "whether method copy verifies data checksums: off, auto (not of files that are cloned), on, or fail: a wrong one is an error; default auto",
+	.choices = verify_choices},
 	{NULL}
 };
 
@@ -71,6 +81,7 @@ LOCAL_STEP(check_source)
 LOCAL_STEP(check_space)
 LOCAL_STEP(check_login)
 LOCAL_STEP(check_port)
+LOCAL_STEP(check_method)
 LOCAL_STEP(slot)
 LOCAL_STEP(copy)
 LOCAL_STEP(configure)
@@ -102,6 +113,7 @@ static const RctlStep create_checks[] = {
 	{"source", local_check_source, "the server that it follows has the wal_level, walsenders and slots for it"},
 	{"disk", local_check_space, "there is room for a copy"},
 	{"replication login", local_check_login, "it can log in to the server that it follows"},
+	{"method", local_check_method, "the way to copy it that was asked for can be used"},
 	{"port", local_check_port, "there is a free port for it"},
 	{NULL}
 };
@@ -122,7 +134,7 @@ local_preflight(RctlOp *op)
 static const RctlStep create_steps[] = {
 	{"preflight", local_preflight, "choose directory, port and names, and check that nothing is in the way"},
 	{"slot", local_slot, "make the replication slot, so that no WAL is lost from here on"},
-	{"copy", local_copy, "copy the data directory with pg_basebackup", .weight = COPY_WEIGHT},
+	{"copy", local_copy, "copy the data directory", .weight = COPY_WEIGHT},
 	{"configure", local_configure, "write the replica's configuration"},
 	{"start", local_start, "start the replica's server"},
 	{"catch_up", local_catch_up, "wait until it streams"},
@@ -164,6 +176,8 @@ local_check_options(RctlOpKind kind, const char *replica,
 					const RctlMap *server, const RctlMap *options)
 {
 	rctl_standby_check_options(rctl_host_local(NULL, server), kind, replica, server, options);
+	if (kind == RCTL_OP_CREATE)
+		rctl_clone_check_options(options);
 }
 
 static void

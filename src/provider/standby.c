@@ -5,7 +5,7 @@
  *
  *	  preflight	 decide names, directories, port; refuse what cannot work
  *	  slot		 make the replication slot, so that no WAL is lost from here on
- *	  copy		 pg_basebackup through that slot
+ *	  copy		 pg_basebackup through that slot, or what clone.h says
  *	  configure	 write the configuration files
  *	  start		 start the server as a daemon of its own
  *	  catch_up	 wait until it streams and has replayed what the copy needs
@@ -30,7 +30,7 @@
 
 #include "net/pgconn.h"
 #include "net/wait.h"
-#include "provider/standby.h"
+#include "provider/clone.h"
 
 /* pg_basebackup uses two walsenders. */
 #define COPY_WALSENDERS 2
@@ -490,7 +490,10 @@ rctl_standby_copy(RctlOp *op, RctlHost *host)
 		foreach(cell, directories)
 			rctl_standby_claim_directory(op, host, lfirst(cell));
 		host->set_mode(host, directory, pg_dir_create_mode);
-		run_copy(op, host, source);
+		if (rctl_clone_possible(op->replica, host))
+			rctl_clone(op, host, source, false);
+		else
+			run_copy(op, host, source);
 		/* The data directory's marker comes last: it says that all is there. */
 		for (int i = list_length(directories) - 1; i >= 0; i--)
 			rctl_standby_mark_directory(op, host, list_nth(directories, i));

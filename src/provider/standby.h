@@ -181,6 +181,9 @@ extern void rctl_source_find_login(RctlSource *source);
  */
 extern void rctl_source_check_login(RctlSource *source);
 
+/* A new connection for SQL to the source; to an upstream, the one that there is. */
+extern PGconn *rctl_source_login(RctlSource *source, long timeout_ms);
+
 /* The connection string for pg_basebackup or the replica; never with a password. passfile may be NULL. */
 extern char *rctl_source_conninfo(RctlSource *source, const char *application_name, const char *passfile);
 
@@ -230,6 +233,9 @@ extern List *rctl_standby_directories(const RctlMap *facts);
 
 /* Removes what is in it, and it too unless it existed before, if it is known to be ours. */
 extern void rctl_standby_remove_directory(RctlOp *op, RctlHost *host, const char *path, bool existed);
+
+/* Notes that what is there now is what this operation has filled. */
+extern void rctl_standby_claim_again(RctlOp *op, RctlHost *host, const char *path);
 
 /* Notes that an (empty) directory is this operation's to fill, and makes it. */
 extern void rctl_standby_claim_directory(RctlOp *op, RctlHost *host, const char *path);

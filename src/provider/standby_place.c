@@ -299,6 +299,16 @@ rctl_standby_claim_directory(RctlOp *op, RctlHost *host, const char *path)
 }
 
 void
+rctl_standby_claim_again(RctlOp *op, RctlHost *host, const char *path)
+{
+	RctlPathInfo info;
+
+	host->inspect(host, path, &info);
+	rctl_map_set(op->state, path_key("inode", path), info.identity);
+	rctl_op_save(op);
+}
+
+void
 rctl_standby_mark_directory(RctlOp *op, RctlHost *host, const char *path)
 {
 	RctlMap    *marker = rctl_map_make();

@@ -626,25 +626,38 @@ rctl_source_find_login(RctlSource *source)
 	rctl_map_set(facts, "source_user", search.role);
 }
 
-void
-rctl_source_check_login(RctlSource *source)
+PGconn *
+rctl_source_login(RctlSource *source, long timeout_ms)
 {
+	PGconn	   *conn;
 	Search		search = {
 		.op = source->op,
 		.what = "this server",
 		.replication = false,
-		.endpoints = source_endpoints(source),
-		.roles = candidate_roles(source->op, NULL, false),
-		.timeout_ms = LOGIN_TIMEOUT,
+		.timeout_ms = timeout_ms,
 		.facts = source->op->replica->facts,
 	};
 
-	/* An upstream has been asked things by such a login already. */
 	if (source->upstream)
-		return;
-	rctl_pg_close(find_login(&search));
-	if (search.role == NULL)
+	{
+		if (source->conn == NULL)
+			source->conn = rctl_standby_connect(source->op, source->host, source->upstream, timeout_ms);
+		return source->conn;
+	}
+	search.endpoints = source_endpoints(source);
+	search.roles = candidate_roles(source->op, NULL, false);
+	conn = find_login(&search);
+	if (conn == NULL)
 		no_login(&search);
+	return conn;
+}
+
+void
+rctl_source_check_login(RctlSource *source)
+{
+	/* An upstream has been asked things by such a login already. */
+	if (source->upstream == NULL)
+		rctl_pg_close(rctl_source_login(source, LOGIN_TIMEOUT));
 }
 
 char *
