@@ -145,7 +145,7 @@ my $small = programs('pg_basebackup',
 	? qq(exec unshare -Urm sh -c '$mount && exec "\$0" "\$@"' "$bindir/pg_basebackup" "\$@")
 	: 'echo "pg_basebackup: error: could not write to file: No space left on device" >&2; exit 1');
 sql("CREATE SERVER small FOREIGN DATA WRAPPER replica_local OPTIONS (bindir '$small', directory '$dir')");
-like(failed('{}', 'small'), qr/53100.*the disk is full.*No space left on device.*HINT/s, 'disk full during the copy');
+like(failed('{"method": "basebackup"}', 'small'), qr/53100.*the disk is full.*No space left on device.*HINT/s, 'disk full during the copy');
 no_orphans_ok($primary, 'nothing is left of that');
 
 #
@@ -158,7 +158,7 @@ no_orphans_ok($primary, 'nothing is left of that');
 #
 # A slow copy, to look at and to disturb.
 #
-my $slow = '{"max_rate": 1024}';
+my $slow = '{"max_rate": 1024, "method": "basebackup"}';
 sql('CREATE TABLE big AS SELECT repeat(md5(i::text), 20) AS t FROM generate_series(1, 10000) i');
 
 sub copying
@@ -195,7 +195,7 @@ like(psql_error($primary, "SELECT replica_wait('r')"), qr/38000.*pg_basebackup w
 no_orphans_ok($primary, 'nothing is left of that');
 
 # its connection is ended: again from the start
-$operation = sql("SELECT replica_create('r', options => '{\"max_rate\": 8192}')");
+$operation = sql("SELECT replica_create('r', options => '{\"max_rate\": 8192, \"method\": \"basebackup\"}')");
 copying();
 sql("SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = 'replica_ctl_$operation' AND state = 'backup'");
 is(wait_operation($primary, $operation), 'succeeded', 'connection of the copy ended: it succeeds')

@@ -38,7 +38,7 @@ skip_fork(const char *text, bool *init)
 		if (strncmp(text, forks[i], len) == 0)
 		{
 			*init = i == 2;
-			return text + len;
+			return text +len;
 		}
 	}
 	return text;

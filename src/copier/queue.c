@@ -33,7 +33,9 @@ typedef struct Task
 } Task;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t more = PTHREAD_COND_INITIALIZER;	/* for workers */
+static pthread_cond_t room = PTHREAD_COND_INITIALIZER;	/* for the walker */
+static pthread_cond_t done = PTHREAD_COND_INITIALIZER;	/* for the main thread */
 
 /* All of these are protected by lock. */
 static Task ring[QUEUE_LENGTH];
@@ -99,14 +101,14 @@ rctl_copy_queue(RctlCopyWork work, RctlCopyFile *file)
 {
 	pthread_mutex_lock(&lock);
 	while (ring_put - ring_taken == QUEUE_LENGTH)
-		pthread_cond_wait(&changed, &lock);
+		pthread_cond_wait(&room, &lock);
 	ring[ring_put % QUEUE_LENGTH] = (Task)
 	{
 		.work = work,
-		.file = file,
+			.file = file,
 	};
 	ring_put++;
-	pthread_cond_broadcast(&changed);
+	pthread_cond_signal(&more);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -122,8 +124,24 @@ rctl_copy_queue_piece(RctlCopyWork work, RctlCopyFile *file, off_t offset, off_t
 	pthread_mutex_lock(&lock);
 	task->next = pieces;
 	pieces = task;
-	pthread_cond_broadcast(&changed);
+	pthread_cond_signal(&more);
 	pthread_mutex_unlock(&lock);
+}
+
+static bool
+all_done(void)
+{
+	return walked && busy == 0 && pieces == NULL && ring_taken == ring_put;
+}
+
+/* The last one lets all others go; called with the lock. */
+static void
+tell_if_done(void)
+{
+	if (!all_done())
+		return;
+	pthread_cond_broadcast(&more);
+	pthread_cond_signal(&done);
 }
 
 /* Waits for a task; false if there will be none. */
@@ -147,8 +165,8 @@ take(Task *task)
 		if (ring_taken < ring_put)
 		{
 			*task = ring[ring_taken % QUEUE_LENGTH];
-			ring_taken++;
-			pthread_cond_broadcast(&changed);
+			if (ring_put - ring_taken++ == QUEUE_LENGTH)
+				pthread_cond_signal(&room);
 			break;
 		}
 		/* One that is busy may push pieces. */
@@ -157,7 +175,7 @@ take(Task *task)
 			found = false;
 			break;
 		}
-		pthread_cond_wait(&changed, &lock);
+		pthread_cond_wait(&more, &lock);
 	}
 	if (found)
 		busy++;
@@ -188,7 +206,7 @@ worker_main(void *arg)
 		task.work(&worker, task.file, task.offset, task.length);
 		pthread_mutex_lock(&lock);
 		busy--;
-		pthread_cond_broadcast(&changed);
+		tell_if_done();
 		pthread_mutex_unlock(&lock);
 	}
 	free(worker.buffer);
@@ -204,15 +222,9 @@ walker_main(void *arg)
 	walk();
 	pthread_mutex_lock(&lock);
 	walked = true;
-	pthread_cond_broadcast(&changed);
+	tell_if_done();
 	pthread_mutex_unlock(&lock);
 	return NULL;
-}
-
-static bool
-all_done(void)
-{
-	return walked && busy == 0 && pieces == NULL && ring_taken == ring_put;
 }
 
 void
@@ -230,7 +242,7 @@ rctl_copy_run(void (*walk) (void), void (*report) (void))
 		if (error != 0)
 			rctl_copy_fail("53000", error, "could not start a thread");
 	}
-	for (bool done = false; !done;)
+	for (bool finished = false; !finished;)
 	{
 		struct timespec until;
 
@@ -240,9 +252,9 @@ rctl_copy_run(void (*walk) (void), void (*report) (void))
 		until.tv_sec += until.tv_nsec / 1000000000L;
 		until.tv_nsec %= 1000000000L;
 		pthread_mutex_lock(&lock);
-		while (!(done = all_done()))
+		while (!(finished = all_done()))
 		{
-			if (pthread_cond_timedwait(&changed, &lock, &until) == ETIMEDOUT)
+			if (pthread_cond_timedwait(&done, &lock, &until) == ETIMEDOUT)
 				break;
 		}
 		pthread_mutex_unlock(&lock);

@@ -111,6 +111,7 @@ rctl_copy_format(const char *format,...)
 	length = vsnprintf(NULL, 0, format, args);
 	va_end(args);
 	text = rctl_copy_alloc(length + 1);
+
 	va_start(args, format);
 	vsnprintf(text, length + 1, format, args);
 	va_end(args);
@@ -120,7 +121,7 @@ rctl_copy_format(const char *format,...)
 void
 rctl_copy_note(const char *kind, const char *format,...)
 {
-	char		text[2048];
+	char text[	2048];
 	va_list		args;
 
 	va_start(args, format);
@@ -166,7 +167,7 @@ number(const char *text, uint64 max)
 
 	errno = 0;
 	value = strtoull(text, &end, 10);
-	if (errno != 0 || end == text || *end != '\0' || value > max)
+	if (errno != 0 || end == text ||*end != '\0' || value > max)
 		bad_argument(text);
 	return value;
 }

@@ -58,7 +58,8 @@ typedef struct Connection
 	bool		broken;			/* an interrupted wait: unusable */
 	bool		replication;	/* takes simple queries only, and no SET */
 	long		statement_timeout;	/* in effect, ms; -1: the server's default */
-	void		(*tick) (void *arg);	/* called while a statement runs, or NULL */
+	void		(*tick) (void *arg);	/* called while a statement runs, or
+										 * NULL */
 	void	   *tick_arg;
 } Connection;
 

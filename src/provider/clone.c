@@ -47,9 +47,8 @@
  * ---------------------------------------------------------------------
  */
 
-/* Directory of the files of what the replica follows. */
-static const char *
-source_directory(const RctlSource *source)
+const char *
+rctl_clone_source_directory(const RctlSource *source)
 {
 	return source->upstream ? rctl_map_get(source->upstream->facts, "data_directory") : DataDir;
 }
@@ -85,7 +84,7 @@ static const char *
 why_no_files(RctlSource *source)
 {
 	RctlHost   *host = source->host;
-	const char *directory = source_directory(source);
+	const char *directory = rctl_clone_source_directory(source);
 	struct stat st;
 
 	if (!host->local)
@@ -171,7 +170,7 @@ rctl_standby_check_method(RctlOp *op, RctlHost *host)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("method \"%s\" cannot be used", wanted),
-				 errdetail("It is that %s.", reason),
+				 errdetail("The reason is that %s.", reason),
 				 errhint("Leave out the option method, or use method \"basebackup\".")));
 	rctl_map_set(facts, "method", wanted ? wanted : reason ? "basebackup" : "copy");
 	rctl_map_set(op->state, "method_reason", reason);
@@ -348,7 +347,7 @@ rctl_clone(RctlOp *op, RctlHost *host, RctlSource *source, bool resync)
 	RctlBackup	backup = {
 		.op = op,
 		.host = host,
-		.source = source_directory(source),
+		.source = rctl_clone_source_directory(source),
 		.target = rctl_map_get(op->replica->facts, "data_directory"),
 		.resync = resync,
 	};
@@ -358,7 +357,7 @@ rctl_clone(RctlOp *op, RctlHost *host, RctlSource *source, bool resync)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the data directory cannot be copied"),
-				 errdetail("It is that %s.", reason),
+				 errdetail("The reason is that %s.", reason),
 				 errhint("Make the replica anew with method \"basebackup\".")));
 	start_backup(&backup, source);
 	find_tablespaces(&backup);

@@ -54,11 +54,25 @@ extern bool rctl_clone_possible(const RctlReplica *replica, const RctlHost *host
 /* Brings the source's files to the replica's directories: empty, or with an old copy. */
 extern void rctl_clone(RctlOp *op, RctlHost *host, RctlSource *source, bool resync);
 
+/* Directory of the files of what the replica follows; NULL if it is not known. */
+extern const char *rctl_clone_source_directory(const RctlSource *source);
+
 /* Called while something of a backup is waited for: raises an error if the backup is lost. */
 extern void rctl_clone_check_session(RctlBackup *backup);
 
 /* Raises an error unless the options of a create fit together. */
 extern void rctl_clone_check_options(const RctlMap *options);
+
+/* ---- standby_resync.c ---- */
+
+/* NULL if the replica's own copy can be made equal again; else why not, for "The reason is that %s." */
+extern const char *rctl_resync_obstacle(RctlOp *op, RctlHost *host, RctlSource *source);
+
+/* Whether that was begun, and not finished. */
+extern bool rctl_resync_unfinished(const RctlReplica *replica, RctlHost *host);
+
+/* Does it. */
+extern void rctl_resync(RctlOp *op, RctlHost *host, RctlSource *source);
 
 /* ---- clone_copy.c ---- */
 extern void rctl_clone_copy(RctlBackup *backup);

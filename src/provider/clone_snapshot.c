@@ -73,20 +73,20 @@ expand(const RctlBackup *backup, const char *text)
 		if (strncmp(text, "{source}", 8) == 0)
 		{
 			appendStringInfoString(&result, backup->source);
-			text += 8;
+			text	  +=8;
 		}
 		else if (strncmp(text, "{target}", 8) == 0)
 		{
 			appendStringInfoString(&result, backup->target);
-			text += 8;
+			text	  +=8;
 		}
 		else if (strncmp(text, "{operation}", 11) == 0)
 		{
 			appendStringInfo(&result, INT64_FORMAT, backup->op->id);
-			text += 11;
+			text	  +=11;
 		}
 		else
-			appendStringInfoChar(&result, *text++);
+			appendStringInfoChar(&result, *text ++);
 	}
 	return result.data;
 }
@@ -173,7 +173,7 @@ wrong_snapshot(const RctlBackup *backup, const char *why)
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("snapshot_command has not made a copy in \"%s\"", backup->target),
-			 errdetail("It is that %s.", why),
+			 errdetail("The reason is that %s.", why),
 			 errhint("See docs/cloning.md for what the command is to do.")));
 }
 

@@ -162,7 +162,7 @@ static const RctlStep repair_steps[] = {
 	{"slot", local_repair_slot, "make its replication slot again if it is gone"},
 	{"start", local_repair_start, "start it if it does not run"},
 	{"probe", local_repair_probe, "see whether it streams, and if not whether it ever can"},
-	{"aside", local_repair_aside, "if a new copy is needed: move the old one aside"},
+	{"aside", local_repair_aside, "if a new copy is needed: move the old one aside, or decide to make it equal again"},
 	{"copy", local_repair_copy, "if a new copy is needed: make it", .weight = COPY_WEIGHT},
 	{"configure", local_repair_configure, "if a new copy is needed: write its configuration"},
 	{"restart", local_repair_restart, "if a new copy is needed: start it"},

@@ -5,8 +5,10 @@
  *	  source; and if nothing of that helps a new copy in its place.
  *
  * "clone" in the operation's state is the reason why a new copy is needed;
- * while it is absent, the steps that make one do nothing.  The old directory
- * is moved aside until the new replica streams, and moved back by an undo.
+ * while it is absent, the steps that make one do nothing.  If "resync" is
+ * there too, the old copy is made equal again in its place
+ * (standby_resync.c).  Else the old directory is moved aside until the new
+ * replica streams, and moved back by an undo.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,7 +20,7 @@
 
 #include "net/pgconn.h"
 #include "net/wait.h"
-#include "provider/standby.h"
+#include "provider/clone.h"
 
 #define PROBE_MS 200
 
@@ -84,7 +86,9 @@ rctl_standby_repair_examine(RctlOp *op, RctlHost *host)
 		rctl_map_set(facts, "slot", rctl_standby_slot_name(op->replica));
 	if (cloning(op))
 		return;
-	if (directory && !rctl_standby_marked(op, host, directory, false) && !is_true(facts, "adopted"))
+	if (rctl_resync_unfinished(op->replica, host))
+		need_clone(op, "It was being made equal to its source, and that was not finished.");
+	else if (directory && !rctl_standby_marked(op, host, directory, false) && !is_true(facts, "adopted"))
 		need_clone(op, psprintf("The directory \"%s\" is gone or not its own.", directory));
 	else if (rctl_source_slot(source, rctl_map_get(facts, "slot"), &slot) && slot.lost)
 		need_clone(op, "Its slot has lost WAL that it needs.");
@@ -313,6 +317,22 @@ rctl_standby_restore_aside(RctlHost *host, const char *path, const char *aside)
 	host->rename(host, aside, path);
 }
 
+/* Decides whether the old copy is made equal again in its place. */
+static bool
+resync_instead(RctlOp *op, RctlHost *host)
+{
+	const char *obstacle = rctl_resync_obstacle(op, host, rctl_source(op, host));
+
+	if (obstacle)
+		return false;
+	rctl_map_set(op->state, "resync", "true");
+	rctl_map_set(op->state, "moved", "true");
+	rctl_op_event(op, "warning", "repair_resync", NULL,
+				  "The copy of replica \"%s\" is made equal to its source in its place, and is of no use until that is done",
+				  op->replica->name);
+	return true;
+}
+
 void
 rctl_standby_repair_aside(RctlOp *op, RctlHost *host)
 {
@@ -323,6 +343,8 @@ rctl_standby_repair_aside(RctlOp *op, RctlHost *host)
 	if (!cloning(op) || is_true(op->state, "moved"))
 		return;
 	rctl_standby_stop_server(op, host, directory);
+	if (resync_instead(op, host))
+		return;
 	foreach(cell, rctl_standby_directories(facts))
 		move_aside(op, host, lfirst(cell));
 	rctl_standby_map_tablespaces(op, host, rctl_source(op, host));
@@ -335,7 +357,10 @@ rctl_standby_repair_copy(RctlOp *op, RctlHost *host)
 	if (!cloning(op))
 		return;
 	rctl_standby_repair_slot(op, host);
-	rctl_standby_copy(op, host);
+	if (is_true(op->state, "resync"))
+		rctl_resync(op, host, rctl_source(op, host));
+	else
+		rctl_standby_copy(op, host);
 }
 
 void
