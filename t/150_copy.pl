@@ -99,6 +99,8 @@ is_deeply([ glob "$dir/r1/pg_replslot/*" ], [], 'nor are slots');
 is(sql(q{SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_backup%' AND application_name = 'replica_ctl'}),
 	'0', 'the session of the backup has ended');
 
+$session->quit;
+
 # from a replica
 created('r2', '{"upstream": "r1", "jobs": 1}');
 is(event('copied', 'method'), 'copy', 'a replica is copied, too');
@@ -251,6 +253,5 @@ dropped('r2');
 
 dropped('r1');
 no_orphans_ok($primary);
-$session->quit;
 
 done_testing();
