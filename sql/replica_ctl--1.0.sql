@@ -259,6 +259,12 @@ CREATE FUNCTION replica_ctl.wal_usage(OUT wal_bytes bigint, OUT wal_segments big
 	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_wal_usage' LANGUAGE C STRICT VOLATILE ROWS 1;
 COMMENT ON FUNCTION replica_ctl.wal_usage() IS 'the last sample of this server''s WAL and disk';
 
+CREATE FUNCTION replica_ctl.disks(OUT path text, OUT wal boolean, OUT data boolean, OUT replicas name[],
+	OUT free_bytes bigint, OUT total_bytes bigint, OUT growth_bytes_per_second double precision,
+	OUT time_to_full interval)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_disks' LANGUAGE C STRICT VOLATILE ROWS 3;
+COMMENT ON FUNCTION replica_ctl.disks() IS 'the last sample of the file systems of this host that matter';
+
 CREATE FUNCTION replica_ctl.metrics(OUT metric text, OUT replica text, OUT value double precision,
 	OUT unit text, OUT sampled_at timestamptz, OUT source text)
 	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_metrics' LANGUAGE C STRICT VOLATILE ROWS 10;
@@ -326,6 +332,11 @@ CREATE VIEW @extschema@.replica_wal_usage AS
 	FROM replica_ctl.wal_usage();
 COMMENT ON VIEW @extschema@.replica_wal_usage IS 'WAL of this server, who keeps it, and when the disk is full';
 
+CREATE VIEW @extschema@.replica_disk_usage AS
+	SELECT path, wal, data, replicas, free_bytes, total_bytes, growth_bytes_per_second, time_to_full
+	FROM replica_ctl.disks();
+COMMENT ON VIEW @extschema@.replica_disk_usage IS 'file systems of this host that this server or its replicas use, and when they are full';
+
 CREATE VIEW @extschema@.replica_metrics AS
 	SELECT metric, replica::name AS replica, value, unit, sampled_at, source FROM replica_ctl.metrics();
 COMMENT ON VIEW @extschema@.replica_metrics IS 'the latest value of each metric';
@@ -380,9 +391,9 @@ REVOKE ALL ON FUNCTION
 
 GRANT USAGE ON SCHEMA replica_ctl TO pg_monitor;
 GRANT EXECUTE ON FUNCTION replica_ctl.board(), replica_ctl.fence(), replica_ctl.operation_edges(), replica_ctl.steps(),
-	replica_ctl.standbys(), replica_ctl.slots(), replica_ctl.wal_usage(),
+	replica_ctl.standbys(), replica_ctl.slots(), replica_ctl.wal_usage(), replica_ctl.disks(),
 	replica_ctl.metrics(), replica_ctl.metrics_history(),
 	@extschema@.replica_report(interval) TO pg_monitor;
 GRANT SELECT ON @extschema@.replica_lag, @extschema@.replica_status, @extschema@.replica_slots,
-	@extschema@.replica_wal_usage, @extschema@.replica_metrics, @extschema@.replica_metrics_history,
+	@extschema@.replica_wal_usage, @extschema@.replica_disk_usage, @extschema@.replica_metrics, @extschema@.replica_metrics_history,
 	@extschema@.replica_operations, @extschema@.replica_events TO pg_monitor;

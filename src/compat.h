@@ -130,4 +130,13 @@ rctl_find_bool_setting(const char *name)
 #define rctl_local_backend(n) pgstat_fetch_stat_local_beentry(n)
 #endif
 
+/* Memory for what a check hook makes of a setting; NULL if there is none. */
+#if PG_VERSION_NUM >= 160000
+#define rctl_guc_malloc(size) guc_malloc(LOG, (size))
+#define rctl_guc_free(pointer) guc_free(pointer)
+#else
+#define rctl_guc_malloc(size) malloc(size)
+#define rctl_guc_free(pointer) free(pointer)
+#endif
+
 #endif							/* REPLICA_CTL_COMPAT_H */

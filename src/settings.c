@@ -14,7 +14,9 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
+#include "utils/varlena.h"
 
+#include "compat.h"
 #include "settings.h"
 
 char	   *rctl_database = NULL;
@@ -30,6 +32,7 @@ int			rctl_retention = 30 * SECS_PER_DAY;
 int			rctl_sample_interval = 1000;
 int			rctl_slot_action = RCTL_SLOT_ACTION_WARN;
 int			rctl_slot_inactive_limit = 86400;
+char	   *rctl_slot_priority = NULL;
 int			rctl_slot_scope = RCTL_SLOT_SCOPE_OWNED;
 int			rctl_slot_wal_limit = 0;
 int			rctl_step_retries = 5;
@@ -55,6 +58,26 @@ static const struct config_enum_entry slot_scopes[] = {
 	{"owned", RCTL_SLOT_SCOPE_OWNED, false},
 	{"physical", RCTL_SLOT_SCOPE_PHYSICAL, false},
 	{NULL, 0, false}
+};
+
+/* replica_ctl.slot_priority, read. */
+typedef struct Priorities
+{
+	int			count;
+	struct
+	{
+		char		name[NAMEDATALEN];
+		RctlSlotPriority priority;
+	}			entries[FLEXIBLE_ARRAY_MEMBER];
+} Priorities;
+
+static const Priorities *priorities = NULL;
+
+static const char *const priority_names[] = {
+	[RCTL_SLOT_PRIORITY_FIRST] = "first",
+	[RCTL_SLOT_PRIORITY_NORMAL] = "normal",
+	[RCTL_SLOT_PRIORITY_LAST] = "last",
+	[RCTL_SLOT_PRIORITY_NEVER] = "never",
 };
 
 /* "" (the default directory) or an absolute path. */
@@ -84,6 +107,87 @@ check_restart_command(char **newval, void **extra, GucSource source)
 		return false;
 	}
 	return true;
+}
+
+/* Reads "name=priority" into an entry; names may have a "=". */
+static bool
+read_priority(char *item, Priorities *into)
+{
+	char	   *equals = strrchr(item, '=');
+
+	if (equals == NULL || equals == item)
+	{
+		GUC_check_errdetail("\"%s\" is not of the form name=priority.", item);
+		return false;
+	}
+	*equals = '\0';
+	if (strlen(item) >= NAMEDATALEN)
+	{
+		GUC_check_errdetail("The name \"%s\" is too long.", item);
+		return false;
+	}
+	for (int i = 0; i < lengthof(priority_names); i++)
+	{
+		if (pg_strcasecmp(equals + 1, priority_names[i]) != 0)
+			continue;
+		strlcpy(into->entries[into->count].name, item, NAMEDATALEN);
+		into->entries[into->count++].priority = i;
+		return true;
+	}
+	GUC_check_errdetail("\"%s\" is not a priority.", equals + 1);
+	GUC_check_errhint("Available priorities: first, normal, last, never.");
+	return false;
+}
+
+/* A list of name=priority. */
+static bool
+check_slot_priority(char **newval, void **extra, GucSource source)
+{
+	char	   *raw = pstrdup(*newval);
+	List	   *items;
+	ListCell   *lc;
+	Priorities *parsed = NULL;
+	bool		good = SplitGUCList(raw, ',', &items);
+
+	if (!good)
+		GUC_check_errdetail("List syntax is invalid.");
+	else
+	{
+		parsed = rctl_guc_malloc(offsetof(Priorities, entries) + sizeof(parsed->entries[0]) * list_length(items));
+		good = parsed != NULL;
+	}
+	if (good)
+	{
+		parsed->count = 0;
+		foreach(lc, items)
+			good = good && read_priority(lfirst(lc), parsed);
+	}
+	if (good)
+		*extra = parsed;
+	else if (parsed)
+		rctl_guc_free(parsed);
+	list_free(items);
+	pfree(raw);
+	return good;
+}
+
+static void
+assign_slot_priority(const char *newval, void *extra)
+{
+	priorities = extra;
+}
+
+RctlSlotPriority
+rctl_slot_priority_of(const char *slot, const char *replica)
+{
+	for (int i = 0; priorities && i < priorities->count; i++)
+	{
+		const char *name = priorities->entries[i].name;
+
+		if (strcmp(name, slot) == 0 || (replica && strcmp(name, replica) == 0))
+			return priorities->entries[i].priority;
+	}
+	return RCTL_SLOT_PRIORITY_NORMAL;
 }
 
 void
@@ -150,6 +254,11 @@ rctl_settings_define(void)
 							"0 turns this off.",
 							&rctl_slot_inactive_limit, 86400, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomStringVariable("replica_ctl.slot_priority",
+							   "Which replication slots are sacrificed first when the disk gets full, and which never.",
+							   "A list of name=priority, of replicas or slots; first, normal, last or never.",
+							   &rctl_slot_priority, "",
+							   PGC_SIGHUP, GUC_LIST_INPUT, check_slot_priority, assign_slot_priority, NULL);
 	DefineCustomEnumVariable("replica_ctl.slot_scope",
 							 "Which replication slots may be dropped.",
 							 "Those of replicas, or all physical ones.",

@@ -26,6 +26,15 @@ typedef enum RctlSlotScope
 	RCTL_SLOT_SCOPE_PHYSICAL,
 } RctlSlotScope;
 
+/* When a slot is dropped for the sake of the disk: first ones early, last ones late. */
+typedef enum RctlSlotPriority
+{
+	RCTL_SLOT_PRIORITY_FIRST,
+	RCTL_SLOT_PRIORITY_NORMAL,
+	RCTL_SLOT_PRIORITY_LAST,
+	RCTL_SLOT_PRIORITY_NEVER,
+} RctlSlotPriority;
+
 extern char *rctl_database;		/* control database; never NULL */
 extern int	rctl_disk_reserve;	/* MB, 0 = none */
 extern int	rctl_fence_action;	/* RctlFenceAction */
@@ -39,6 +48,7 @@ extern int	rctl_retention;		/* s, 0 = for ever */
 extern int	rctl_sample_interval;	/* ms */
 extern int	rctl_slot_action;	/* RctlSlotAction */
 extern int	rctl_slot_inactive_limit;	/* s, 0 = none */
+extern char *rctl_slot_priority;	/* see rctl_slot_priority_of() */
 extern int	rctl_slot_scope;	/* RctlSlotScope */
 extern int	rctl_slot_wal_limit;	/* MB, 0 = none */
 extern int	rctl_step_retries;	/* attempts after the first */
@@ -47,6 +57,9 @@ extern int	rctl_step_retries;	/* attempts after the first */
 extern char *rctl_test_fault;	/* see core/fault.h */
 extern int	rctl_test_rounds;	/* of the launcher, without a pause */
 #endif
+
+/* What replica_ctl.slot_priority says of a slot, by its name or its replica's (NULL: none). */
+extern RctlSlotPriority rctl_slot_priority_of(const char *slot, const char *replica);
 
 /* Defines all settings and reserves the prefix.  Call from _PG_init only. */
 extern void rctl_settings_define(void);

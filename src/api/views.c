@@ -12,9 +12,11 @@
 #include <math.h>
 
 #include "access/xlog.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
@@ -23,6 +25,7 @@
 #include "primary/forecast.h"
 #include "primary/standbys.h"
 
+PG_FUNCTION_INFO_V1(rctl_sql_disks);
 PG_FUNCTION_INFO_V1(rctl_sql_metrics);
 PG_FUNCTION_INFO_V1(rctl_sql_metrics_history);
 PG_FUNCTION_INFO_V1(rctl_sql_slots);
@@ -215,10 +218,9 @@ rctl_sql_slots(PG_FUNCTION_ARGS)
 	{
 		RctlSlotFact *f = &facts[i];
 		const RctlSlotSample *sample = rctl_samples_slot(samples, f->name);
-		const RctlReplicaSample *replica = rctl_samples_replica_of_slot(samples, f->name);
 		RctlJudgement judgement;
 
-		rctl_judge_slot(f, sample, &samples->server, replica ? replica->name : NULL, end.flush, &judgement);
+		rctl_judge_slot(f, sample, &samples->server, end.flush, &judgement);
 		add_text(&row, f->name);
 		add_text(&row, f->physical ? "physical" : "logical");
 		add(&row, BoolGetDatum(f->active_pid != 0));
@@ -266,10 +268,79 @@ rctl_sql_wal_usage(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* The names of the replicas that use a disk. */
+static Datum
+users_of_disk(const RctlSamples *samples, int disk)
+{
+	Datum	   *names = palloc(sizeof(Datum) * samples->nreplicas);
+	int			count = 0;
+
+	for (int i = 0; i < samples->nreplicas; i++)
+	{
+		RctlReplicaSample *r = &samples->replicas[i];
+
+		if (r->id != 0 && (r->disks & (UINT64CONST(1) << disk)) != 0)
+			names[count++] = CStringGetDatum(r->name);
+	}
+	return PointerGetDatum(construct_array(names, count, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR));
+}
+
+Datum
+rctl_sql_disks(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	RctlSamples *samples;
+	Row			row = {.count = 0};
+
+	InitMaterializedSRF(fcinfo, 0);
+	samples = rctl_samples_read();
+	for (int i = 0; i < samples->ndisks; i++)
+	{
+		const RctlDiskSample *d = &samples->disks[i];
+		double		seconds = rctl_disk_time_to_full(d);
+
+		if (d->path[0] == '\0' || d->total_bytes == 0)
+			continue;
+		/* Of pg_wal more is known than how much is free. */
+		if (d->wal)
+			seconds = samples->server.time_to_full;
+		add_text(&row, d->path);
+		add(&row, BoolGetDatum(d->wal));
+		add(&row, BoolGetDatum(d->data));
+		add(&row, users_of_disk(samples, i));
+		add(&row, Int64GetDatum((int64) d->free_bytes));
+		add(&row, Int64GetDatum((int64) d->total_bytes));
+		add(&row, Float8GetDatum(d->growth));
+		if (seconds >= 0)
+			add_interval(&row, (int64) (seconds * USECS_PER_SEC));
+		else
+			add_null(&row);
+		put(rsinfo, &row);
+	}
+	return (Datum) 0;
+}
+
 /* ---------------------------------------------------------------------
  * Metrics
  * ---------------------------------------------------------------------
  */
+
+/* The room in the fullest file system that a replica on this host uses; negative: it uses none. */
+static double
+free_space_of(const RctlSamples *samples, const RctlReplicaSample *replica)
+{
+	double		least = -1;
+
+	for (int i = 0; i < samples->ndisks; i++)
+	{
+		const RctlDiskSample *d = &samples->disks[i];
+
+		if ((replica->disks & (UINT64CONST(1) << i)) != 0 && d->total_bytes > 0 &&
+			(least < 0 || d->free_bytes < least))
+			least = d->free_bytes;
+	}
+	return least;
+}
 
 /* source NULL: there is no such column. */
 static void
@@ -325,6 +396,14 @@ rctl_sql_metrics(PG_FUNCTION_ARGS)
 	if (samples->server.mono != 0)
 		put_server_metrics(rsinfo, samples->server.at, samples->server.free_bytes,
 						   samples->server.oldest_slot_bytes, samples->server.wal_bytes, "monitor");
+	for (int i = 0; i < samples->nreplicas; i++)
+	{
+		const RctlReplicaSample *r = &samples->replicas[i];
+		double		free_bytes = r->id != 0 ? free_space_of(samples, r) : -1;
+
+		if (free_bytes >= 0)
+			put_metric(rsinfo, "FreeStorageSpace", r->name, free_bytes, "Bytes", samples->server.at, "monitor");
+	}
 	count = rctl_standbys(samples, &end, &standbys);
 	now = GetCurrentTimestamp();
 	for (int i = 0; i < count; i++)

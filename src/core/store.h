@@ -214,6 +214,15 @@ extern List *rctl_store_monitored(int limit);
  */
 extern bool rctl_store_slot_owner(const char *slot, char **replica, bool *busy);
 
+typedef struct RctlSlotOwner
+{
+	char	   *slot;
+	char	   *replica;
+} RctlSlotOwner;
+
+/* The slots on this server of its replicas in any state, settled or not (RctlSlotOwner *). */
+extern List *rctl_store_slot_owners(void);
+
 /* Removes some ended operations and events that are older; true if there may be more. */
 extern bool rctl_store_prune(int older_than_seconds);
 

@@ -345,6 +345,28 @@ rctl_store_slot_owner(const char *slot, char **replica, bool *busy)
 	return true;
 }
 
+List *
+rctl_store_slot_owners(void)
+{
+	const RctlIdentity *me = rctl_identity();
+	List	   *list = NIL;
+	uint64		rows = rctl_run("SELECT facts->>'slot', name FROM replica_ctl.replica"
+								" WHERE " OWNED " AND facts ? 'slot' AND NOT facts ? 'upstream'",
+								ARGS(me->system_identifier, me->timeline, me->home));
+
+	for (uint64 i = 0; i < rows; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(rctl_result_context);
+		RctlSlotOwner *owner = palloc(sizeof(RctlSlotOwner));
+
+		list = lappend(list, owner);
+		MemoryContextSwitchTo(old);
+		owner->slot = rctl_get(i, 1);
+		owner->replica = rctl_get(i, 2);
+	}
+	return list;
+}
+
 bool
 rctl_store_is_taken(const char *fact, const char *value, int64 except_replica)
 {

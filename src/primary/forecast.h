@@ -20,8 +20,18 @@ typedef enum RctlVerdict
 	RCTL_VERDICT_LOST,
 } RctlVerdict;
 
-/* Mixes a new rate into a smoothed one; 95 % of a step show after three times tau seconds. */
-extern double rctl_smooth(double old, double rate, double seconds, double tau);
+/*
+ * Mixes the rate of the last seconds into a smoothed one that is made of so
+ * many rated seconds: the mean of all while these are few; later 95 % of a
+ * step show after three times tau seconds.
+ */
+extern double rctl_smooth(double old, double rate, double seconds, double rated, double tau);
+
+/* Completes a sample of a file system whose room is filled in; before is NULL if it is new. */
+extern void rctl_forecast_disk(RctlDiskSample *next, const RctlDiskSample *before);
+
+/* Seconds until it is full; negative: not in sight. */
+extern double rctl_disk_time_to_full(const RctlDiskSample *disk);
 
 /* The next sample of a slot; before is NULL if it is new. */
 extern void rctl_forecast_slot(RctlSlotSample *next, const RctlSlotFact *fact,
@@ -44,10 +54,13 @@ typedef struct RctlJudgement
 								 * NULL */
 } RctlJudgement;
 
-/* Judges a slot.  slot: its last sample, or NULL.  replica: whose it is, or NULL. */
+/* Judges a slot.  slot: its last sample, or NULL. */
 extern void rctl_judge_slot(const RctlSlotFact *fact, const RctlSlotSample *slot,
-							const RctlServerSample *server, const char *replica,
-							XLogRecPtr flush, RctlJudgement *judgement);
+							const RctlServerSample *server, XLogRecPtr flush,
+							RctlJudgement *judgement);
+
+/* The replica that a slot is of; NULL if it is none's or that is not known. */
+extern const char *rctl_slot_replica(const RctlSlotSample *slot);
 
 extern const char *rctl_verdict_name(RctlVerdict verdict);
 

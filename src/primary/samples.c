@@ -44,9 +44,10 @@ typedef struct Samples
 	RctlServerSample server;	/* lock, as for all that follows */
 	int			nslots;
 	int			nstandbys;
+	int			ndisks;
 	int			nrows;
 	int			first_row;
-	/* then: slots, standbys, replicas, rows, lags */
+	/* then: slots, standbys, disks, replicas, rows, lags */
 } Samples;
 
 typedef struct FileHeader
@@ -66,6 +67,7 @@ typedef struct FileHeader
 static Samples *samples = NULL;
 static RctlSlotSample *slots;
 static RctlStandbySample *standbys;
+static RctlDiskSample *disks;
 static RctlReplicaSample *replicas;
 static RctlHistoryRow *rows;
 static float4 *lags;
@@ -98,6 +100,7 @@ lay_out(char *base)
 
 	PART(slots, rctl_samples_max_slots());
 	PART(standbys, rctl_samples_max_standbys());
+	PART(disks, RCTL_MAX_DISKS);
 	PART(replicas, rctl_max_replicas);
 	PART(rows, rctl_history_size);
 	PART(lags, mul_size(rctl_history_size, rctl_max_replicas));
@@ -133,6 +136,7 @@ rctl_samples_read(void)
 		return copy;
 	copy->slots = palloc(sizeof(RctlSlotSample) * (rctl_samples_max_slots() + 1));
 	copy->standbys = palloc(sizeof(RctlStandbySample) * rctl_samples_max_standbys());
+	copy->disks = palloc(sizeof(RctlDiskSample) * RCTL_MAX_DISKS);
 	copy->replicas = palloc(sizeof(RctlReplicaSample) * rctl_max_replicas);
 	copy->nreplicas = rctl_max_replicas;
 	LWLockAcquire(samples_lock, LW_SHARED);
@@ -141,6 +145,8 @@ rctl_samples_read(void)
 	memcpy(copy->slots, slots, sizeof(RctlSlotSample) * samples->nslots);
 	copy->nstandbys = samples->nstandbys;
 	memcpy(copy->standbys, standbys, sizeof(RctlStandbySample) * samples->nstandbys);
+	copy->ndisks = samples->ndisks;
+	memcpy(copy->disks, disks, sizeof(RctlDiskSample) * samples->ndisks);
 	memcpy(copy->replicas, replicas, sizeof(RctlReplicaSample) * rctl_max_replicas);
 	LWLockRelease(samples_lock);
 	return copy;
@@ -153,19 +159,6 @@ rctl_samples_slot(const RctlSamples *from, const char *name)
 	{
 		if (strcmp(from->slots[i].name, name) == 0)
 			return &from->slots[i];
-	}
-	return NULL;
-}
-
-const RctlReplicaSample *
-rctl_samples_replica_of_slot(const RctlSamples *from, const char *slot)
-{
-	for (int i = 0; i < from->nreplicas; i++)
-	{
-		const RctlReplicaSample *r = &from->replicas[i];
-
-		if (r->id != 0 && !r->cascaded && strcmp(r->slot, slot) == 0)
-			return r;
 	}
 	return NULL;
 }
@@ -216,6 +209,16 @@ rctl_samples_write_slots(const RctlSlotSample *from, int count)
 	LWLockAcquire(samples_lock, LW_EXCLUSIVE);
 	samples->nslots = count;
 	memcpy(slots, from, sizeof(RctlSlotSample) * count);
+	LWLockRelease(samples_lock);
+}
+
+void
+rctl_samples_write_disks(const RctlDiskSample *from, int count)
+{
+	Assert(count <= RCTL_MAX_DISKS);
+	LWLockAcquire(samples_lock, LW_EXCLUSIVE);
+	samples->ndisks = count;
+	memcpy(disks, from, sizeof(RctlDiskSample) * count);
 	LWLockRelease(samples_lock);
 }
 
@@ -276,7 +279,7 @@ layout_version(void)
 {
 	uint64		sizes[] = {
 		1, sizeof(Samples), sizeof(RctlSlotSample), sizeof(RctlStandbySample),
-		sizeof(RctlReplicaSample), sizeof(RctlHistoryRow),
+		sizeof(RctlDiskSample), sizeof(RctlReplicaSample), sizeof(RctlHistoryRow),
 		rctl_samples_max_slots(), rctl_samples_max_standbys(),
 		rctl_max_replicas, rctl_history_size
 	};
@@ -358,6 +361,8 @@ shift_times(RctlClockPoint *points, int npoints, int64 shift)
 	samples->server.scan_mono = 0;
 	for (int i = 0; i < samples->nslots; i++)
 		slots[i].mono = slots[i].calm_since = 0;
+	for (int i = 0; i < samples->ndisks; i++)
+		disks[i].mono = 0;
 	for (int i = 0; i < samples->nstandbys; i++)
 	{
 		standbys[i].pid = 0;

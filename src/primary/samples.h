@@ -23,6 +23,10 @@
 #define RCTL_ADDRESS_LEN 64
 #define RCTL_HOLDER_LEN 96
 #define RCTL_REASON_LEN 200
+#define RCTL_DISK_LEN 256
+
+/* File systems that are watched: the bits of RctlReplicaSample.disks. */
+#define RCTL_MAX_DISKS 64
 
 /* A standby that does not answer for so long, with WAL on its way to it, is not connected. */
 #define RCTL_SILENT_US INT64CONST(5000000)
@@ -34,12 +38,14 @@ typedef struct RctlServerSample
 	int64		mono;
 	XLogRecPtr	flush;
 	double		wal_rate;		/* bytes a second, smoothed */
+	double		rated;			/* seconds that the rate is made of */
 	uint64		wal_bytes;		/* size of pg_wal */
 	int64		wal_segments;
 	uint64		ahead_bytes;	/* of it, files that wait to be used again */
 	uint64		free_bytes;		/* of the file system that holds pg_wal */
 	uint64		total_bytes;
 	double		other_rate;		/* growth of what else is in that file system */
+	double		other_rated;
 	int64		scan_mono;		/* when pg_wal was last looked through */
 	uint64		scan_free_bytes;	/* free then */
 	int64		archive_ready;	/* files that wait to be archived */
@@ -59,15 +65,34 @@ typedef struct RctlServerSample
 typedef struct RctlSlotSample
 {
 	char		name[NAMEDATALEN];
+	char		replica[NAMEDATALEN];	/* whose it is by the registry; "": no
+										 * replica's */
+	bool		judged;			/* the registry could be read, so that this is
+								 * known */
 	XLogRecPtr	restart_lsn;
 	uint64		retained_bytes;
 	double		growth;			/* bytes a second, smoothed */
 	double		steady_growth;	/* the same over minutes: bursts do not count */
+	double		rated;			/* seconds that growth is made of */
 	int64		mono;
 	TimestampTz inactive_since; /* 0: it is in use */
 	int			said;			/* the worst RctlVerdict since it was well */
 	int64		calm_since;		/* mono: since when it is well; 0: it is not */
 } RctlSlotSample;
+
+/* A file system that this server or replicas on this host use.  All fields: lock. */
+typedef struct RctlDiskSample
+{
+	uint64		device;
+	char		path[RCTL_DISK_LEN];	/* where it is mounted */
+	bool		wal;			/* this server's pg_wal is there */
+	bool		data;			/* its data directory or a tablespace is */
+	uint64		free_bytes;
+	uint64		total_bytes;	/* 0: it cannot be asked */
+	double		growth;			/* bytes a second, smoothed */
+	double		rated;			/* seconds that it is made of */
+	int64		mono;
+} RctlDiskSample;
 
 /* A standby that is connected to this server, or was.  All fields: lock. */
 typedef struct RctlStandbySample
@@ -96,6 +121,7 @@ typedef struct RctlReplicaSample
 	char		application_name[NAMEDATALEN];
 	char		slot[NAMEDATALEN];
 	bool		cascaded;		/* it follows another replica */
+	uint64		disks;			/* bit i: it uses disk i of this host */
 	bool		stopped;		/* its server is known not to run */
 	int64		answered;		/* mono: of its last answer; 0: never */
 	bool		in_recovery;
@@ -125,6 +151,8 @@ typedef struct RctlSamples
 	RctlServerSample server;
 	int			nslots;
 	RctlSlotSample *slots;
+	int			ndisks;
+	RctlDiskSample *disks;
 	int			nstandbys;
 	RctlStandbySample *standbys;
 	int			nreplicas;
@@ -141,7 +169,6 @@ extern RctlSamples *rctl_samples_read(void);
 extern int	rctl_history_read(RctlHistoryRow **rows, float4 **lags, int *nreplicas);
 
 extern const RctlSlotSample *rctl_samples_slot(const RctlSamples *samples, const char *name);
-extern const RctlReplicaSample *rctl_samples_replica_of_slot(const RctlSamples *samples, const char *slot);
 
 /* ---- monitor only ---- */
 
@@ -151,6 +178,7 @@ extern int	rctl_samples_max_slots(void);
 
 extern void rctl_samples_write_server(const RctlServerSample *server);
 extern void rctl_samples_write_slots(const RctlSlotSample *slots, int count);
+extern void rctl_samples_write_disks(const RctlDiskSample *disks, int count);
 extern void rctl_samples_write_standbys(const RctlStandbySample *standbys, int count);
 extern void rctl_samples_write_replica(int index, const RctlReplicaSample *replica);
 

@@ -207,6 +207,12 @@ local_stopped(const RctlReplica *replica)
 	return directory != NULL && host->server_pid(host, directory) == 0;
 }
 
+static List *
+local_directories(const RctlReplica *replica)
+{
+	return rctl_map_get(replica->facts, "data_directory") ? rctl_standby_directories(replica->facts) : NIL;
+}
+
 static void
 local_follow(RctlOp *op, RctlReplica *replica, RctlReplica *upstream)
 {
@@ -255,6 +261,7 @@ const RctlProvider rctl_provider_local = {
 	.connect = local_connect,
 	.conninfo = rctl_standby_conninfo,
 	.stopped = local_stopped,
+	.directories = local_directories,
 	.follow = local_follow,
 	.rejoin = local_rejoin,
 };

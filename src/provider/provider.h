@@ -452,6 +452,13 @@ struct RctlProvider
 	bool		(*stopped) (const RctlReplica *replica);
 
 	/*
+	 * Also for the monitor: the directories on this host in which the
+	 * replica's data are (char *), whose file systems are watched.  NULL
+	 * where they are elsewhere.
+	 */
+	List	   *(*directories) (const RctlReplica *replica);
+
+	/*
 	 * Both, or neither where the provider has no switchover.
 	 *
 	 * follow: tells a running replica (which is not op's) to follow another

@@ -8,9 +8,12 @@
  * said in an earlier round, if it is physical, if no operation runs on its
  * replica, and if it is a replica's of ours unless slot_scope widens that.
  * For the sake of the disk only the slot that keeps the oldest WAL is dropped,
- * and then time is given for the WAL to go before the next one.
+ * and then time is given for the WAL to go before the next one.  Of several
+ * that break a limit the one with the lowest slot_priority goes first.
  *
- * Durable: the events.  In memory: what was said of each slot, in its sample.
+ * Durable: the events.  They are written after the deed, so that a disk that is
+ * full does not keep the guard from acting, and tried again until they can be.
+ * In memory: those, and what was said of each slot, in its sample.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,9 +21,13 @@
 
 #include <signal.h>
 
+#include "access/xact.h"
+#include "miscadmin.h"
 #include "postmaster/bgwriter.h"
 #include "replication/slot.h"
+#include "storage/lwlock.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 #include "core/store.h"
 #include "net/map.h"
@@ -37,7 +44,31 @@
 #define RELEASE_TRIES 5
 #define RELEASE_WAIT_MS 50
 
+/* Events that are kept while they cannot be written. */
+#define MAX_UNWRITTEN 500
+
+typedef struct Event
+{
+	MemoryContext context;		/* of all that belongs to it */
+	char	   *replica;		/* or NULL */
+	const char *severity;
+	char	   *kind;
+	char	   *message;
+	char	   *detail;
+	bool		complained;		/* the log has why it could not be written */
+} Event;
+
+/* A slot that breaks a limit, which was said before. */
+typedef struct Candidate
+{
+	const RctlSlotFact *fact;
+	const RctlSlotSample *slot;
+	const char *why;
+	RctlSlotPriority priority;
+} Candidate;
+
 static int64 next_drop = 0;		/* monotonic */
+static List *unwritten = NIL;	/* Event *, in TopMemoryContext */
 
 static const char *
 severity_of(RctlVerdict verdict)
@@ -55,23 +86,84 @@ severity_of(RctlVerdict verdict)
 	return "error";
 }
 
-/* In a transaction of the store. */
+/* Writes what can be written; an event that cannot be is kept for the next round. */
 static void
-write_event(const char *replica, const char *severity, const char *kind, const char *message,
-			const RctlSlotFact *fact, const RctlSlotSample *slot, const char *advice)
+write_events(void)
 {
+	while (unwritten != NIL)
+	{
+		Event	   *event = linitial(unwritten);
+		MemoryContext old = CurrentMemoryContext;
+		volatile bool written = false;
+
+		PG_TRY();
+		{
+			rctl_store_begin();
+			if (rctl_store_installed())
+				rctl_store_event(event->replica, 0, event->severity, event->kind, event->message,
+								 event->detail, NULL);
+			rctl_store_commit();
+			written = true;
+		}
+		PG_CATCH();
+		{
+			HOLD_INTERRUPTS();
+			MemoryContextSwitchTo(old);
+			/* Once is enough: the disk may be full for long. */
+			if (!event->complained)
+				EmitErrorReport();
+			FlushErrorState();
+			LWLockReleaseAll();
+			AbortOutOfAnyTransaction();
+			MemoryContextSwitchTo(old);
+			RESUME_INTERRUPTS();
+		}
+		PG_END_TRY();
+		if (!written)
+		{
+			event->complained = true;
+			return;
+		}
+		unwritten = list_delete_first(unwritten);
+		MemoryContextDelete(event->context);
+	}
+}
+
+/* Adds an event to those to be written. */
+static void
+add_event(const char *replica, const char *severity, const char *kind, const char *message,
+		  const RctlSlotFact *fact, const RctlSlotSample *slot, const char *advice)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "replica_ctl guard event", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Event	   *event = palloc0(sizeof(Event));
 	RctlMap    *detail = rctl_map_make();
 
 	rctl_map_set(detail, "slot", fact->name);
 	rctl_map_setf(detail, "retained_bytes", UINT64_FORMAT, slot->retained_bytes);
 	rctl_map_setf(detail, "growth_bytes_per_second", "%.0f", slot->growth);
 	rctl_map_set(detail, "advice", advice);
-	rctl_store_event(replica, 0, severity, kind, message, rctl_map_to_json(detail), NULL);
+	event->context = context;
+	event->replica = replica ? pstrdup(replica) : NULL;
+	event->severity = severity;
+	event->kind = pstrdup(kind);
+	event->message = pstrdup(message);
+	event->detail = rctl_map_to_json(detail);
+	MemoryContextSwitchTo(TopMemoryContext);
+	if (list_length(unwritten) >= MAX_UNWRITTEN)
+	{
+		Event	   *oldest = linitial(unwritten);
+
+		ereport(LOG, (errmsg("an event is lost: %s", oldest->message)));
+		unwritten = list_delete_first(unwritten);
+		MemoryContextDelete(oldest->context);
+	}
+	unwritten = lappend(unwritten, event);
+	MemoryContextSwitchTo(old);
 }
 
 static void
-say(const RctlSlotFact *fact, RctlSlotSample *slot, const RctlJudgement *judgement,
-	const char *replica, int64 now)
+say(const RctlSlotFact *fact, RctlSlotSample *slot, const RctlJudgement *judgement, int64 now)
 {
 	char	   *message;
 
@@ -84,12 +176,9 @@ say(const RctlSlotFact *fact, RctlSlotSample *slot, const RctlJudgement *judgeme
 		psprintf("replication slot \"%s\" is judged %s: %s", fact->name,
 				 rctl_verdict_name(judgement->verdict), judgement->advice) :
 		psprintf("replication slot \"%s\" is well again", fact->name);
-	rctl_store_begin();
-	if (rctl_store_installed())
-		write_event(replica, severity_of(judgement->verdict),
-					psprintf("slot_%s", rctl_verdict_name(judgement->verdict)), message,
-					fact, slot, judgement->advice);
-	rctl_store_commit();
+	add_event(rctl_slot_replica(slot), severity_of(judgement->verdict),
+			  psprintf("slot_%s", rctl_verdict_name(judgement->verdict)), message,
+			  fact, slot, judgement->advice);
 	slot->said = judgement->verdict;
 }
 
@@ -132,42 +221,87 @@ may_drop(const RctlSlotFact *fact, char **replica)
 	return owned ? !busy : rctl_slot_scope == RCTL_SLOT_SCOPE_PHYSICAL;
 }
 
-static void
-drop(const RctlSlotFact *fact, const RctlSlotSample *slot, const RctlJudgement *judgement, int64 now)
+/* True if it was dropped. */
+static bool
+drop(const RctlSlotFact *fact, const RctlSlotSample *slot, const char *why, int64 now)
 {
 	char	   *replica = NULL;
 	char	   *message;
 
 	if (!may_drop(fact, &replica) || !release(fact->name))
-		return;
-	message = psprintf("replication slot \"%s\" was dropped: %s", fact->name, judgement->why);
+		return false;
+	message = psprintf("replication slot \"%s\" was dropped: %s", fact->name, why);
 	next_drop = now + SETTLE_US;
 	rctl_store_begin();
 	ReplicationSlotDrop(fact->name, true);
+	rctl_store_commit();
 	ereport(LOG,
 			(errmsg("%s", message),
 			 errdetail("It kept %llu bytes of WAL.", (unsigned long long) slot->retained_bytes)));
-	write_event(replica, "error", "slot_dropped", message, fact, slot,
-				replica ? psprintf("SELECT replica_repair(%s);", quote_literal_cstr(replica)) : NULL);
-	rctl_store_commit();
+	add_event(replica, "error", "slot_dropped", message, fact, slot,
+			  replica ? psprintf("SELECT replica_repair(%s);", quote_literal_cstr(replica)) : NULL);
 	/* Its WAL goes with the next checkpoint. */
 	RequestCheckpoint(CHECKPOINT_FORCE | CHECKPOINT_IMMEDIATE);
+	return true;
+}
+
+/* Of two slots that may go, the one to go first: by priority, then by what it keeps. */
+static int
+compare_candidates(const ListCell *a, const ListCell *b)
+{
+	const Candidate *x = lfirst(a);
+	const Candidate *y = lfirst(b);
+
+	if (x->priority != y->priority)
+		return x->priority < y->priority ? -1 : 1;
+	if (x->slot->retained_bytes != y->slot->retained_bytes)
+		return x->slot->retained_bytes > y->slot->retained_bytes ? -1 : 1;
+	return 0;
+}
+
+/* Drops the first of them that may be dropped. */
+static void
+act(List *candidates, int64 now)
+{
+	ListCell   *lc;
+
+	if (rctl_slot_action != RCTL_SLOT_ACTION_DROP || now < next_drop)
+		return;
+	list_sort(candidates, compare_candidates);
+	foreach(lc, candidates)
+	{
+		const Candidate *candidate = lfirst(lc);
+
+		if (drop(candidate->fact, candidate->slot, candidate->why, now))
+			return;
+	}
 }
 
 void
 rctl_guard(const RctlSamples *samples, const RctlSlotFact *facts,
 		   RctlSlotSample *slots, int nslots, const RctlWalEnd *end)
 {
+	List	   *candidates = NIL;
+
 	for (int i = 0; i < nslots; i++)
 	{
-		const RctlReplicaSample *owner = rctl_samples_replica_of_slot(samples, facts[i].name);
-		const char *replica = owner ? owner->name : NULL;
 		bool		said = slots[i].said != RCTL_VERDICT_OK;
 		RctlJudgement judgement;
 
-		rctl_judge_slot(&facts[i], &slots[i], &samples->server, replica, end->flush, &judgement);
-		say(&facts[i], &slots[i], &judgement, replica, end->now);
-		if (said && judgement.breach && rctl_slot_action == RCTL_SLOT_ACTION_DROP && end->now >= next_drop)
-			drop(&facts[i], &slots[i], &judgement, end->now);
+		rctl_judge_slot(&facts[i], &slots[i], &samples->server, end->flush, &judgement);
+		say(&facts[i], &slots[i], &judgement, end->now);
+		if (said && judgement.breach)
+		{
+			Candidate  *candidate = palloc(sizeof(Candidate));
+
+			candidate->fact = &facts[i];
+			candidate->slot = &slots[i];
+			candidate->why = judgement.why;
+			candidate->priority = rctl_slot_priority_of(facts[i].name, rctl_slot_replica(&slots[i]));
+			candidates = lappend(candidates, candidate);
+		}
 	}
+	/* First act: on a full disk no event can be written. */
+	act(candidates, end->now);
+	write_events();
 }

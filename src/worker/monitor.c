@@ -32,6 +32,7 @@
 #include "core/store.h"
 #include "net/wait.h"
 #include "primary/clock.h"
+#include "primary/disks.h"
 #include "primary/fence.h"
 #include "primary/forecast.h"
 #include "primary/standbys.h"
@@ -43,8 +44,12 @@
 /* Microseconds. */
 #define TICK_US INT64CONST(1000000)
 #define REGISTRY_US INT64CONST(60000000)
+#define EXTENSION_US INT64CONST(2000000)	/* to see CREATE EXTENSION */
 #define REGISTRY_PAUSE_US INT64CONST(100000)
 #define ERROR_PAUSE_US INT64CONST(5000000)
+
+/* While slots may be dropped for the sake of the disk, it is looked at this often. */
+#define GUARD_US INT64CONST(10000000)
 
 /* Looking through pg_wal takes at most one part in so many of the time. */
 #define SCAN_PAUSE 500
@@ -56,6 +61,8 @@ typedef struct Monitor
 	bool		registry_known; /* it was read at least once */
 	bool		installed;		/* the extension existed when it was read */
 	uint64		registry_changes;	/* rctl_board_changes() when it was read */
+	List	   *slot_owners;	/* RctlSlotOwner *, in owners_context */
+	MemoryContext owners_context;
 	int64		registry_at;	/* monotonic, as for the next four */
 	int64		next_tick;
 	int64		next_sample;
@@ -135,7 +142,32 @@ take_replica(const RctlMonitored *monitored)
 		conninfo = replica->provider->conninfo(replica, monitored->mapping);
 	MemoryContextSwitchTo(old);
 	rctl_probe_set(probe, replica, conninfo, context);
+	probe->sample.disks = replica->provider->directories ?
+		rctl_disks_add(replica->provider->directories(replica)) : 0;
 	probe->listed = true;
+}
+
+/* Which slots are whose; in the store's bracket. */
+static void
+read_slot_owners(void)
+{
+	List	   *list = rctl_store_slot_owners();
+	ListCell   *lc;
+	MemoryContext old;
+
+	MemoryContextReset(monitor.owners_context);
+	monitor.slot_owners = NIL;
+	old = MemoryContextSwitchTo(monitor.owners_context);
+	foreach(lc, list)
+	{
+		const RctlSlotOwner *from = lfirst(lc);
+		RctlSlotOwner *to = palloc(sizeof(RctlSlotOwner));
+
+		to->slot = pstrdup(from->slot);
+		to->replica = pstrdup(from->replica);
+		monitor.slot_owners = lappend(monitor.slot_owners, to);
+	}
+	MemoryContextSwitchTo(old);
 }
 
 static void
@@ -149,8 +181,12 @@ read_registry(int64 now)
 	rctl_store_begin();
 	monitor.installed = rctl_store_installed();
 	if (monitor.installed)
+	{
 		list = rctl_store_monitored(rctl_max_replicas);
+		read_slot_owners();
+	}
 	rctl_store_commit();
+	rctl_disks_find();
 
 	/* First make room, then take in. */
 	for (int i = 0; i < rctl_max_replicas; i++)
@@ -197,6 +233,22 @@ tick(int64 now)
 								rctl_standbys_track(before, slots, nslots, now, standbys));
 }
 
+static void
+find_owner(RctlSlotSample *slot)
+{
+	ListCell   *lc;
+
+	slot->judged = monitor.registry_known && monitor.installed;
+	slot->replica[0] = '\0';
+	foreach(lc, monitor.slot_owners)
+	{
+		const RctlSlotOwner *owner = lfirst(lc);
+
+		if (strcmp(owner->slot, slot->name) == 0)
+			strlcpy(slot->replica, owner->replica, NAMEDATALEN);
+	}
+}
+
 /* The slots; returns how many.  facts and next have the same order. */
 static int
 sample_slots(const RctlSamples *before, const RctlWalEnd *end,
@@ -206,8 +258,11 @@ sample_slots(const RctlSamples *before, const RctlWalEnd *end,
 
 	*next = palloc(sizeof(RctlSlotSample) * Max(count, 1));
 	for (int i = 0; i < count; i++)
+	{
 		rctl_forecast_slot(&(*next)[i], &(*facts)[i],
 						   rctl_samples_slot(before, (*facts)[i].name), end);
+		find_owner(&(*next)[i]);
+	}
 	return count;
 }
 
@@ -257,6 +312,7 @@ sample(int64 now)
 {
 	RctlSamples *before = rctl_samples_read();
 	RctlServerSample next = before->server;
+	RctlDiskSample *disks = palloc(sizeof(RctlDiskSample) * RCTL_MAX_DISKS);
 	RctlSlotFact *facts;
 	RctlSlotSample *slots;
 	RctlWalEnd	end;
@@ -271,6 +327,7 @@ sample(int64 now)
 	rctl_forecast_server(&next, &before->server, facts, slots, nslots);
 	rctl_samples_write_server(&next);
 	rctl_samples_write_slots(slots, nslots);
+	rctl_samples_write_disks(disks, rctl_disks_sample(before, end.now, disks));
 	add_history(&next);
 
 	for (int i = 0; i < rctl_max_replicas; i++)
@@ -303,6 +360,8 @@ registry_due(void)
 {
 	if (!monitor.registry_known)
 		return 0;
+	if (!monitor.installed)
+		return monitor.registry_at + EXTENSION_US;
 	return monitor.registry_at +
 		(rctl_board_changes() != monitor.registry_changes ? REGISTRY_PAUSE_US : REGISTRY_US);
 }
@@ -313,6 +372,8 @@ work(void)
 	int64		now = rctl_clock_now();
 	int64		interval = rctl_sample_interval * INT64CONST(1000);
 
+	if (rctl_slot_action == RCTL_SLOT_ACTION_DROP && rctl_disk_reserve > 0)
+		interval = Min(interval, GUARD_US);
 	/* A shorter interval takes effect at once. */
 	monitor.next_sample = Min(monitor.next_sample, now + interval);
 	if (now >= monitor.next_tick)
@@ -424,6 +485,8 @@ rctl_monitor_main(Datum arg)
 	/* An event that meets a fence fails; the monitor never waits for one. */
 	SetConfigOption("replica_ctl.fence_action", "error", PGC_SUSET, PGC_S_OVERRIDE);
 	monitor.probes = MemoryContextAllocZero(TopMemoryContext, sizeof(RctlProbe) * rctl_max_replicas);
+	monitor.owners_context = AllocSetContextCreate(TopMemoryContext, "replica_ctl slot owners",
+												   ALLOCSET_SMALL_SIZES);
 	turn_context = AllocSetContextCreate(TopMemoryContext, "replica_ctl monitor turn",
 										 ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(turn_context);
