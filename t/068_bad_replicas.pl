@@ -19,10 +19,51 @@ use Time::HiRes qw(sleep time);
 my $other = PostgreSQL::Test::Cluster->new('other');
 $other->init;
 $other->start;
-my $primary = new_primary('bad', conf => <<'END');
+
+# A library for which a name that begins with "slow" takes long to look up, and
+# one that begins with "good" is this host.
+my $library = "$ENV{TESTDIR}/names.so";
+open my $c, '>', "$library.c" or die "$library.c: $!";
+print $c <<'END';
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <string.h>
+#include <unistd.h>
+
+int
+getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **result)
+{
+	int			(*real) (const char *, const char *, const struct addrinfo *, struct addrinfo **) =
+		(int (*) (const char *, const char *, const struct addrinfo *, struct addrinfo **)) dlsym(RTLD_NEXT, "getaddrinfo");
+
+	if (node && !(hints && (hints->ai_flags & AI_NUMERICHOST)))
+	{
+		if (strncmp(node, "slow", 4) == 0)
+		{
+			sleep(20);
+			return EAI_AGAIN;
+		}
+		if (strncmp(node, "bad", 3) == 0)
+			return EAI_NONAME;
+		if (strncmp(node, "good", 4) == 0)
+			node = "127.0.0.1";
+	}
+	return real(node, service, hints, result);
+}
+END
+close $c;
+system_or_bail('cc', '-shared', '-fPIC', '-o', $library, "$library.c");
+
+my $primary = new_primary('bad', start => 0, conf => <<'END');
 autovacuum = off
 listen_addresses = '127.0.0.1'
 END
+{
+	local $ENV{LD_PRELOAD} = $library;
+	$primary->start;
+}
+$primary->safe_psql('postgres', 'CREATE EXTENSION replica_ctl');
 sub sql { return $primary->safe_psql('postgres', shift); }
 sub set { return sql("ALTER SYSTEM SET replica_ctl.$_[0] = '$_[1]'; SELECT pg_reload_conf()"); }
 
@@ -86,11 +127,18 @@ if ($server == 0)
 			}
 			my $client = $client{ fileno $ready };
 			my $behaviour = $bad{ $client->[1] };
-			if (!sysread $ready, my $data, 65536)
+			my $data;
+			if (!sysread $ready, $data, 65536)
 			{
 				$select->remove($ready);
 				delete $client{ fileno $ready };
 				close $ready;
+				next;
+			}
+			# no encryption is on offer
+			if ($behaviour->{connect} && $client->[2] == 0 && $client->[1] !~ /garbage|http/ && length $data == 8)
+			{
+				syswrite $ready, 'N';
 				next;
 			}
 			my $what = $client->[2]++ ? 'answer' : 'connect';
@@ -116,13 +164,17 @@ is(wait_operation($primary, sql(q{SELECT replica_create('good')})), 'succeeded',
 register($_, '127.0.0.1', $bad{$_}{port}) for sort keys %bad;
 register('other', $other->host, $other->port);
 register('nobody', '127.0.0.1', free_port());
+register("slow$_", "slow$_.example", 5432) for 1 .. 20;
+register('bad', 'bad.example', 5432);
+register('named', 'good.example', $bad{nonsense}{port});
+register('several', 'bad.example,good.example', "1,$bad{nonsense}{port}");
 sql(q{SELECT replica_claim()});
 
 my %expected = (
 	garbage => qr/\S/,
 	http => qr/expected authentication request|received invalid response/,
 	refuses => qr/password authentication failed for user "<b>[^\x00-\x1f]*"$/,
-	empty => qr/its answer makes no sense|\S/,
+	empty => qr/^its answer makes no sense$/,
 	columns => qr/^its answer makes no sense$/,
 	nonsense => qr/^its answer makes no sense$/,
 	nulls => qr/^another database system answers there$/,
@@ -132,7 +184,11 @@ my %expected = (
 	mute => qr/^it accepts no connection in time$/,
 	closes => qr/closed the connection|Connection reset/,
 	other => qr/^another database system answers there$|role "me" does not exist/,
-	nobody => qr/Connection refused/);
+	nobody => qr/Connection refused/,
+	bad => qr/^could not translate host name "bad.example" to address: Name or service not known$/,
+	named => qr/^its answer makes no sense$/,
+	several => qr/^its answer makes no sense$/,
+	(map { ("slow$_" => qr/^its host name is not found in time$/) } 1 .. 20));
 
 my $slowest = 0;
 my $deadline = time + 25;
@@ -174,7 +230,8 @@ is(sql("SELECT count(*) FROM replica_metrics WHERE replica = '$quoted' AND metri
 my $event = sql("SELECT to_json(e) FROM replica_events e WHERE replica = '$quoted' ORDER BY event DESC LIMIT 1");
 is(decode_json($event)->{replica}, decode_json(qq{["a\\"b<i>&'\\\\日"]})->[0], 'an event is JSON');
 set('slot_wal_limit', '1MB');
-sql('CREATE TABLE t AS SELECT repeat(md5(i::text), 100) AS x FROM generate_series(1, 3000) i');
+sql('CREATE TABLE t (x text); ALTER TABLE t ALTER x SET STORAGE EXTERNAL;
+	INSERT INTO t SELECT repeat(md5(i::text), 100) FROM generate_series(1, 1000) i');
 my ($postmaster) = split /\n/, slurp_file(sql("SELECT facts->>'data_directory' FROM replica_ctl.replica WHERE name = '$quoted'") . '/postmaster.pid');
 kill 'QUIT', $postmaster;
 wait_for($primary, "SELECT state = 'stopped' FROM replica_status WHERE replica = '$quoted'");
@@ -190,7 +247,7 @@ is(wait_operation($primary, sql("SELECT replica_drop('$quoted', true)")), 'succe
 # ---- settings ----
 
 my %refused = (
-	sample_interval => [ '0', '99ms', q('1d'), '-1', q('soon') ],
+	sample_interval => [ '0', q('99ms'), q('1d'), '-1', q('soon') ],
 	history_size => [ '9', '86401', '-1' ],
 	max_replicas => [ '0', '1001' ],
 	disk_reserve => [ '-1', q('1kg') ],

@@ -408,7 +408,7 @@ wait_and_advance(void)
 
 		if (probe->events == 0)
 			continue;
-		sockets[count].sock = PQsocket(probe->conn);
+		sockets[count].sock = rctl_probe_socket(probe);
 		sockets[count].events = probe->events;
 		owners[count++] = probe;
 		until = Min(until, probe->deadline);

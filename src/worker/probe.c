@@ -5,7 +5,7 @@
  *
  * libpq's own non-blocking calls are used without net/pgconn, whose calls
  * wait for one connection.  The one thing in libpq that can block is the
- * look-up of a host name; providers give addresses or sockets where they can.
+ * look-up of a host name, which net/resolve does instead.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,11 +42,13 @@ static const char *const question =
 static void
 close_connection(RctlProbe *probe)
 {
+	if (probe->resolve)
+		rctl_resolve_cancel(probe->resolve);
 	if (probe->conn)
-	{
 		PQfinish(probe->conn);
+	if (probe->resolve || probe->conn)
 		ReleaseExternalFD();
-	}
+	probe->resolve = NULL;
 	probe->conn = NULL;
 	probe->events = 0;
 	probe->phase = RCTL_PROBE_CLOSED;
@@ -70,6 +72,11 @@ fail(RctlProbe *probe, const char *reason, int64 now)
 
 	/* One line is enough for a view. */
 	clean[strcspn(clean, "\n")] = '\0';
+	for (char *c = clean; *c; c++)
+	{
+		if ((unsigned char) *c < ' ' || *c == 0x7f)
+			*c = '?';
+	}
 	clean[pg_mbcliplen(clean, strlen(clean), RCTL_REASON_LEN - 1)] = '\0';
 	strlcpy(probe->sample.reason, clean, RCTL_REASON_LEN);
 	pfree(clean);
@@ -101,15 +108,11 @@ ignore_notice(void *arg, const PGresult *result)
 {
 }
 
+/* Of the next phase, with a file descriptor that is counted; conn NULL: out of memory. */
 static void
-start_connection(RctlProbe *probe, int64 now)
+take_connection(RctlProbe *probe, PGconn *conn, int64 now)
 {
-	if (!AcquireExternalFD())
-	{
-		fail(probe, "too many files are open", now);
-		return;
-	}
-	probe->conn = PQconnectStart(probe->conninfo);
+	probe->conn = conn;
 	if (probe->conn == NULL)
 	{
 		ReleaseExternalFD();
@@ -125,6 +128,59 @@ start_connection(RctlProbe *probe, int64 now)
 	probe->phase = RCTL_PROBE_CONNECTING;
 	probe->deadline = now + CONNECT_US;
 	probe->events = WL_SOCKET_WRITEABLE;
+}
+
+static void
+start_connection(RctlProbe *probe, int64 now)
+{
+	const char *reason;
+	MemoryContext old;
+
+	if (!AcquireExternalFD())
+	{
+		fail(probe, "too many files are open", now);
+		return;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	reason = rctl_resolve_start(probe->conninfo, &probe->resolve);
+	MemoryContextSwitchTo(old);
+	if (reason)
+	{
+		ReleaseExternalFD();
+		fail(probe, reason, now);
+	}
+	else if (probe->resolve == NULL)
+		take_connection(probe, PQconnectStart(probe->conninfo), now);
+	else
+	{
+		probe->phase = RCTL_PROBE_RESOLVING;
+		probe->deadline = now + CONNECT_US;
+		probe->events = WL_SOCKET_READABLE;
+	}
+}
+
+static void
+go_on_resolving(RctlProbe *probe, int64 now)
+{
+	RctlResolve *resolve = probe->resolve;
+	char	   *reason;
+	PGconn	   *conn;
+
+	probe->resolve = NULL;
+	conn = rctl_resolve_connect(resolve, &reason);
+	if (conn == NULL)
+	{
+		ReleaseExternalFD();
+		fail(probe, reason, now);
+	}
+	else
+		take_connection(probe, conn, now);
+}
+
+pgsocket
+rctl_probe_socket(const RctlProbe *probe)
+{
+	return probe->resolve ? rctl_resolve_socket(probe->resolve) : PQsocket(probe->conn);
 }
 
 static void
@@ -177,9 +233,9 @@ take_answer(RctlProbe *probe, const PGresult *result, int64 now)
 	XLogRecPtr	replay;
 	char		own[32];
 
-	if (PQresultStatus(result) != PGRES_TUPLES_OK)
+	if (PQresultStatus(result) == PGRES_FATAL_ERROR)
 		return PQresultErrorMessage(result);
-	if (PQntuples(result) != 1 || PQnfields(result) != ANSWER_COLUMNS ||
+	if (PQresultStatus(result) != PGRES_TUPLES_OK || PQntuples(result) != 1 || PQnfields(result) != ANSWER_COLUMNS ||
 		!parse_lsn(result, 2, &receive) || !parse_lsn(result, 3, &replay))
 		return "its answer makes no sense";
 	snprintf(own, sizeof(own), UINT64_FORMAT, GetSystemIdentifier());
@@ -240,14 +296,17 @@ go_on_reading(RctlProbe *probe, int ready, int64 now)
 void
 rctl_probe_advance(RctlProbe *probe, int ready, int64 now)
 {
-	if (probe->phase != RCTL_PROBE_CONNECTING && probe->phase != RCTL_PROBE_ASKED)
+	if (probe->phase == RCTL_PROBE_CLOSED || probe->phase == RCTL_PROBE_READY)
 		return;
 	if (ready == 0)
 	{
 		if (now >= probe->deadline)
-			fail(probe, probe->phase == RCTL_PROBE_CONNECTING ?
+			fail(probe, probe->phase == RCTL_PROBE_RESOLVING ? "its host name is not found in time" :
+				 probe->phase == RCTL_PROBE_CONNECTING ?
 				 "it accepts no connection in time" : "it does not answer in time", now);
 	}
+	else if (probe->phase == RCTL_PROBE_RESOLVING)
+		go_on_resolving(probe, now);
 	else if (probe->phase == RCTL_PROBE_CONNECTING)
 		go_on_connecting(probe, now);
 	else

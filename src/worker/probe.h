@@ -14,6 +14,7 @@
 
 #include "libpq-fe.h"
 
+#include "net/resolve.h"
 #include "net/wait.h"
 #include "primary/samples.h"
 #include "provider/provider.h"
@@ -21,6 +22,7 @@
 typedef enum RctlProbePhase
 {
 	RCTL_PROBE_CLOSED,			/* no connection; the next try is at retry_at */
+	RCTL_PROBE_RESOLVING,		/* its host name is looked up */
 	RCTL_PROBE_CONNECTING,
 	RCTL_PROBE_READY,			/* connected, nothing asked */
 	RCTL_PROBE_ASKED,			/* waits for the answer */
@@ -35,9 +37,10 @@ typedef struct RctlProbe
 	MemoryContext context;
 	RctlProbePhase phase;
 	PGconn	   *conn;
+	RctlResolve *resolve;		/* of the phase RESOLVING, in TopMemoryContext */
 	int			events;			/* WL_SOCKET_* that it waits for */
-	int64		deadline;		/* monotonic, of the phases CONNECTING and
-								 * ASKED */
+	int64		deadline;		/* monotonic, of the phases RESOLVING,
+								 * CONNECTING and ASKED */
 	int64		retry_at;		/* monotonic, of the phase CLOSED */
 	int			failures;		/* since the last answer */
 	RctlReplicaSample sample;
@@ -52,6 +55,9 @@ extern void rctl_probe_clear(RctlProbe *probe);
 
 /* A new round: asks if it is connected, connects if it is time to. */
 extern void rctl_probe_round(RctlProbe *probe, int64 now);
+
+/* What to wait for, with its events. */
+extern pgsocket rctl_probe_socket(const RctlProbe *probe);
 
 /* Goes on after its socket became ready or its deadline passed. */
 extern void rctl_probe_advance(RctlProbe *probe, int ready, int64 now);
