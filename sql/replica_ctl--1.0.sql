@@ -131,6 +131,13 @@ COMMENT ON FUNCTION replica_ctl.validate_ssh(text[], oid) IS 'checks the options
 CREATE FOREIGN DATA WRAPPER replica_ssh VALIDATOR replica_ctl.validate_ssh;
 COMMENT ON FOREIGN DATA WRAPPER replica_ssh IS 'replicas on other hosts, reached by ssh';
 
+CREATE FUNCTION replica_ctl.validate_aws(text[], oid) RETURNS void
+	AS 'MODULE_PATHNAME', 'rctl_validate_aws' LANGUAGE C STRICT;
+COMMENT ON FUNCTION replica_ctl.validate_aws(text[], oid) IS 'checks the options of replica_aws servers and user mappings';
+
+CREATE FOREIGN DATA WRAPPER replica_aws VALIDATOR replica_ctl.validate_aws;
+COMMENT ON FOREIGN DATA WRAPPER replica_aws IS 'read replicas of Amazon RDS and Aurora';
+
 CREATE SERVER local FOREIGN DATA WRAPPER replica_local;
 COMMENT ON SERVER local IS 'this host';
 

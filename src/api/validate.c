@@ -105,6 +105,7 @@ rctl_validate_##provider(PG_FUNCTION_ARGS) \
 	PG_RETURN_VOID(); \
 }
 
+VALIDATOR(aws)
 VALIDATOR(local)
 VALIDATOR(ssh)
 #ifdef RCTL_TEST

@@ -20,6 +20,7 @@
 #include "provider/providers.h"
 
 static const RctlProvider *const providers[] = {
+	&rctl_provider_aws,
 	&rctl_provider_local,
 	&rctl_provider_ssh,
 #ifdef RCTL_TEST
