@@ -49,7 +49,7 @@ ifndef NO_BUILD
 PG_CONFIG ?= pg_config
 PG_CPPFLAGS = -I$(srcdir)/src -I$(shell $(PG_CONFIG) --includedir) $(shell xml2-config --cflags) -MMD -MP $(TEST_CPPFLAGS)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(WERROR_CFLAGS)
-SHLIB_LINK = -lpq -lcurl -lxml2
+SHLIB_LINK = -lpq -lcurl -lxml2 -lyaml
 EXTRA_CLEAN = $(wildcard src/*.[do] src/*/*.[do]) build/flavor
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 ifeq ($(PGXS),)

@@ -138,6 +138,13 @@ COMMENT ON FUNCTION replica_ctl.validate_aws(text[], oid) IS 'checks the options
 CREATE FOREIGN DATA WRAPPER replica_aws VALIDATOR replica_ctl.validate_aws;
 COMMENT ON FOREIGN DATA WRAPPER replica_aws IS 'read replicas of Amazon RDS and Aurora';
 
+CREATE FUNCTION replica_ctl.validate_cnpg(text[], oid) RETURNS void
+	AS 'MODULE_PATHNAME', 'rctl_validate_cnpg' LANGUAGE C STRICT;
+COMMENT ON FUNCTION replica_ctl.validate_cnpg(text[], oid) IS 'checks the options of replica_cnpg servers and user mappings';
+
+CREATE FOREIGN DATA WRAPPER replica_cnpg VALIDATOR replica_ctl.validate_cnpg;
+COMMENT ON FOREIGN DATA WRAPPER replica_cnpg IS 'replicas that CloudNativePG runs on Kubernetes';
+
 CREATE SERVER local FOREIGN DATA WRAPPER replica_local;
 COMMENT ON SERVER local IS 'this host';
 

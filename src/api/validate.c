@@ -108,6 +108,7 @@ rctl_validate_##provider(PG_FUNCTION_ARGS) \
 VALIDATOR(aws)
 VALIDATOR(local)
 VALIDATOR(ssh)
+VALIDATOR(cnpg)
 #ifdef RCTL_TEST
 VALIDATOR(mock)
 VALIDATOR(mock_managed)

@@ -23,6 +23,7 @@ static const RctlProvider *const providers[] = {
 	&rctl_provider_aws,
 	&rctl_provider_local,
 	&rctl_provider_ssh,
+	&rctl_provider_cnpg,
 #ifdef RCTL_TEST
 	&rctl_provider_mock,
 	&rctl_provider_mock_managed,

@@ -11,6 +11,7 @@
 #include "provider/provider.h"
 
 extern const RctlProvider rctl_provider_aws;	/* aws.c */
+extern const RctlProvider rctl_provider_cnpg;	/* cnpg.c */
 extern const RctlProvider rctl_provider_local;	/* local.c */
 extern const RctlProvider rctl_provider_ssh;	/* ssh.c */
 #ifdef RCTL_TEST
