@@ -102,9 +102,16 @@ sub find_typedefs
 
 sub find_pg_config
 {
-	my $found = `bash -c '. dev/lib.sh; find_pg_config'`;
+	return run_shell('find_pg_config') || 'pg_config';
+}
+
+# What a function of dev/lib.sh prints.
+sub run_shell
+{
+	my ($function) = @_;
+	my $found = `bash -c '. dev/lib.sh; $function'`;
 	chomp $found;
-	return $found || 'pg_config';
+	return $found;
 }
 
 # The text as pgindent would have it.  Dies with indent's complaint.
@@ -125,7 +132,8 @@ sub indent
 	print $in $text;
 	close $in;
 
-	my $errors = `pg_bsd_indent @flags -U$types $in $out 2>&1`;
+	our $program //= run_shell('find_pg_bsd_indent') || die "pg_bsd_indent is missing; dev/install-deps --style installs it\n";
+	my $errors = `$program @flags -U$types $in $out 2>&1`;
 	die $errors if $? != 0 || $errors =~ /\S/;
 	$text = slurp("$out");
 	$text =~ s{/\*---X_X}{/* ---}g;

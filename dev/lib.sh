@@ -3,6 +3,12 @@
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$(basename "$0"): $*"; exit 1; }
 
+# Prints the path of pg_bsd_indent; nothing if there is none.
+find_pg_bsd_indent()
+{
+	command -v pg_bsd_indent || ls /usr/lib/postgresql/*/bin/pg_bsd_indent 2>/dev/null | sort -V | tail -n 1
+}
+
 # Prints the pg_config to build with: $PG_CONFIG, else the newest packaged
 # PostgreSQL (15 or later) that has a server and its development files, else
 # the one in PATH.  Prints nothing if there is none.
