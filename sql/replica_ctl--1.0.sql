@@ -220,6 +220,20 @@ CREATE FUNCTION @extschema@.replica_report(since interval DEFAULT '1 hour')
 	SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION @extschema@.replica_report(interval) IS 'an HTML page that needs nothing else: topology, charts of lag, WAL and disk, slots, operations, events';
 
+CREATE FUNCTION @extschema@.replica_spec()
+	RETURNS jsonb AS 'MODULE_PATHNAME', 'rctl_sql_spec' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_spec() IS 'the replicas as they are, in the form that replica_plan and replica_apply take';
+
+CREATE FUNCTION @extschema@.replica_plan(spec jsonb, OUT action text, OUT replica name, OUT server name,
+	OUT before jsonb, OUT after jsonb, OUT reason text)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_plan' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_plan(jsonb) IS 'what it takes until the replicas are as the spec says; changes nothing';
+
+CREATE FUNCTION @extschema@.replica_apply(spec jsonb, allow_promote boolean DEFAULT false, allow_drop boolean DEFAULT false,
+	OUT operation bigint, OUT action text, OUT replica name, OUT server name, OUT reason text)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_apply' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.replica_apply(jsonb, boolean, boolean) IS 'queues what replica_plan says; promotes and drops only if that is allowed; an operation of null was not queued';
+
 -- For the views, and for whoever wants to know how the engine works.
 
 CREATE FUNCTION replica_ctl.board(OUT operation bigint, OUT pid integer, OUT phase text,
@@ -236,6 +250,12 @@ CREATE FUNCTION replica_ctl.steps(OUT provider text, OUT kind text, OUT step_num
 	OUT title text, OUT point_of_no_return boolean)
 	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_steps' LANGUAGE C STRICT IMMUTABLE;
 COMMENT ON FUNCTION replica_ctl.steps() IS 'the steps of every kind of operation, by provider';
+
+CREATE FUNCTION replica_ctl.providers(OUT provider text, OUT wrapper text, OUT can_create boolean, OUT can_attach boolean,
+	OUT can_drop boolean, OUT can_repair boolean, OUT can_promote boolean, OUT can_switchover boolean,
+	OUT can_drill boolean, OUT can_change boolean, OUT runs_programs boolean, OUT service_promotes boolean)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_providers' LANGUAGE C STRICT IMMUTABLE;
+COMMENT ON FUNCTION replica_ctl.providers() IS 'what each provider can do, under the view replica_providers';
 
 CREATE FUNCTION replica_ctl.fence(OUT phase text, OUT since timestamptz, OUT reason text, OUT operation bigint,
 	OUT pid integer, OUT lsn pg_lsn, OUT held integer, OUT replica text, OUT endpoint text,
@@ -378,6 +398,12 @@ CREATE VIEW @extschema@.replica_events AS
 	FROM replica_ctl.event;
 COMMENT ON VIEW @extschema@.replica_events IS 'what happened, in order';
 
+CREATE VIEW @extschema@.replica_providers AS
+	SELECT provider, wrapper, can_create, can_attach, can_drop, can_repair, can_promote, can_switchover,
+		can_drill, can_change, runs_programs, service_promotes
+	FROM replica_ctl.providers();
+COMMENT ON VIEW @extschema@.replica_providers IS 'what each provider can do';
+
 ----------------------------------------------------------------------------
 -- Grants: nothing to PUBLIC, the views to pg_monitor
 ----------------------------------------------------------------------------
@@ -400,14 +426,18 @@ REVOKE ALL ON FUNCTION
 	@extschema@.replica_claim(),
 	@extschema@.replica_fence(text, interval, interval),
 	@extschema@.replica_unfence(),
-	@extschema@.replica_report(interval)
+	@extschema@.replica_report(interval),
+	@extschema@.replica_spec(),
+	@extschema@.replica_plan(jsonb),
+	@extschema@.replica_apply(jsonb, boolean, boolean)
 	FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA replica_ctl TO pg_monitor;
 GRANT EXECUTE ON FUNCTION replica_ctl.board(), replica_ctl.fence(), replica_ctl.operation_edges(), replica_ctl.steps(),
+	replica_ctl.providers(),
 	replica_ctl.standbys(), replica_ctl.slots(), replica_ctl.wal_usage(), replica_ctl.disks(),
 	replica_ctl.metrics(), replica_ctl.metrics_history(),
 	@extschema@.replica_report(interval) TO pg_monitor;
 GRANT SELECT ON @extschema@.replica_lag, @extschema@.replica_status, @extschema@.replica_slots,
 	@extschema@.replica_wal_usage, @extschema@.replica_disk_usage, @extschema@.replica_metrics, @extschema@.replica_metrics_history,
-	@extschema@.replica_operations, @extschema@.replica_events TO pg_monitor;
+	@extschema@.replica_operations, @extschema@.replica_events, @extschema@.replica_providers TO pg_monitor;

@@ -40,4 +40,11 @@ extern const RctlProvider *rctl_api_provider(const char *name, ForeignServer **s
 /* Raises an error unless a replica can have this name. */
 extern void rctl_api_check_name(const char *name);
 
+/* Queue an operation: of a new replica (create, attach), of one that exists; all checks are made. */
+extern int64 rctl_api_add_replica(RctlOpKind kind, const char *name, const char *server_name, const RctlMap *options);
+
+/* busy_state: the replica's state meanwhile; NULL leaves it. */
+extern int64 rctl_api_queue_operation(const char *name, RctlOpKind kind, const RctlMap *arguments,
+									  const char *busy_state);
+
 #endif							/* REPLICA_CTL_API_API_H */

@@ -19,6 +19,7 @@
 
 PG_FUNCTION_INFO_V1(rctl_sql_board);
 PG_FUNCTION_INFO_V1(rctl_sql_operation_edges);
+PG_FUNCTION_INFO_V1(rctl_sql_providers);
 PG_FUNCTION_INFO_V1(rctl_sql_steps);
 
 /* The operations on the board; none where the library is not preloaded. */
@@ -114,6 +115,34 @@ rctl_sql_steps(PG_FUNCTION_ARGS)
 		for (int kind = 0; kind < RCTL_OP_KINDS; kind++)
 			put_plan(rsinfo, *p, rctl_op_kind_name(kind), rctl_plan(*p, kind, NULL));
 		put_plan(rsinfo, *p, "promote (forced)", rctl_plan(*p, RCTL_OP_PROMOTE, forced));
+	}
+	return (Datum) 0;
+}
+
+/* What each provider can do is what it has plans for. */
+Datum
+rctl_sql_providers(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (const RctlProvider *const *p = rctl_providers(); *p; p++)
+	{
+		static const RctlOpKind kinds[] = {
+			RCTL_OP_CREATE, RCTL_OP_ATTACH, RCTL_OP_DROP, RCTL_OP_REPAIR, RCTL_OP_PROMOTE,
+			RCTL_OP_SWITCHOVER, RCTL_OP_DRILL, RCTL_OP_CHANGE,
+		};
+		Datum		values[lengthof(kinds) + 4];
+		bool		nulls[lengthof(values)] = {0};
+		int			n = 0;
+
+		values[n++] = CStringGetTextDatum((*p)->name);
+		values[n++] = CStringGetTextDatum((*p)->wrapper);
+		for (int i = 0; i < lengthof(kinds); i++)
+			values[n++] = BoolGetDatum(rctl_plan(*p, kinds[i], NULL).steps != NULL);
+		values[n++] = BoolGetDatum((*p)->runs_programs);
+		values[n++] = BoolGetDatum((*p)->managed != NULL);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
 }

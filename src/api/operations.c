@@ -120,12 +120,9 @@ require_no_fencing_operation(void)
 }
 
 /* create and attach: a new row with its first operation */
-static Datum
-add_replica(FunctionCallInfo fcinfo, RctlOpKind kind)
+int64
+rctl_api_add_replica(RctlOpKind kind, const char *name, const char *server_name, const RctlMap *options)
 {
-	char	   *name = NameStr(*PG_GETARG_NAME(0));
-	char	   *server_name = NameStr(*PG_GETARG_NAME(1));
-	RctlMap    *options = rctl_map_from_jsonb(PG_GETARG_JSONB_P(2), "options");
 	const RctlProvider *provider;
 	ForeignServer *server;
 	RctlStoreScope scope;
@@ -161,7 +158,14 @@ add_replica(FunctionCallInfo fcinfo, RctlOpKind kind)
 				 errhint("Choose another name, or remove it with SELECT replica_drop(%s).",
 						 quote_literal_cstr(name))));
 	rctl_api_queued(operation);
-	PG_RETURN_INT64(operation);
+	return operation;
+}
+
+static Datum
+add_replica(FunctionCallInfo fcinfo, RctlOpKind kind)
+{
+	PG_RETURN_INT64(rctl_api_add_replica(kind, NameStr(*PG_GETARG_NAME(0)), NameStr(*PG_GETARG_NAME(1)),
+										 rctl_map_from_jsonb(PG_GETARG_JSONB_P(2), "options")));
 }
 
 static void
@@ -174,12 +178,9 @@ require_known(bool known, const char *name)
 				 errhint("SELECT replica FROM replica_status lists the replicas.")));
 }
 
-/*
- * All other kinds: an operation on a row that exists.  busy_state: the
- * replica's state meanwhile; NULL leaves it.
- */
-static int64
-queue_operation(const char *name, RctlOpKind kind, const RctlMap *arguments, const char *busy_state)
+/* All other kinds: an operation on a row that exists. */
+int64
+rctl_api_queue_operation(const char *name, RctlOpKind kind, const RctlMap *arguments, const char *busy_state)
 {
 	RctlReplicaRow row;
 	RctlStoreScope scope;
@@ -241,7 +242,7 @@ rctl_sql_attach(PG_FUNCTION_ARGS)
 Datum
 rctl_sql_detach(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_DETACH, rctl_map_make(), NULL));
+	PG_RETURN_INT64(rctl_api_queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_DETACH, rctl_map_make(), NULL));
 }
 
 Datum
@@ -250,13 +251,13 @@ rctl_sql_drop(PG_FUNCTION_ARGS)
 	RctlMap    *arguments = rctl_map_make();
 
 	rctl_map_set(arguments, "force", PG_GETARG_BOOL(1) ? "true" : "false");
-	PG_RETURN_INT64(queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_DROP, arguments, "dropping"));
+	PG_RETURN_INT64(rctl_api_queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_DROP, arguments, "dropping"));
 }
 
 Datum
 rctl_sql_repair(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_REPAIR, rctl_map_make(), NULL));
+	PG_RETURN_INT64(rctl_api_queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_REPAIR, rctl_map_make(), NULL));
 }
 
 static void
@@ -305,7 +306,7 @@ rctl_sql_promote(PG_FUNCTION_ARGS)
 	rctl_map_set(arguments, "timeout_ms", interval_ms(PG_GETARG_INTERVAL_P(2), "timeout"));
 	rctl_map_set(arguments, "drain_ms", interval_ms(PG_GETARG_INTERVAL_P(3), "drain"));
 	rctl_map_set(arguments, "source_after", after);
-	PG_RETURN_INT64(queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_PROMOTE, arguments, "promoting"));
+	PG_RETURN_INT64(rctl_api_queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_PROMOTE, arguments, "promoting"));
 }
 
 /* A planned promotion after which the two servers have changed places. */
@@ -319,7 +320,7 @@ rctl_sql_switchover(PG_FUNCTION_ARGS)
 	rctl_map_set(arguments, "timeout_ms", interval_ms(PG_GETARG_INTERVAL_P(1), "timeout"));
 	rctl_map_set(arguments, "drain_ms", interval_ms(PG_GETARG_INTERVAL_P(2), "drain"));
 	rctl_map_set(arguments, "source_after", "standby");
-	PG_RETURN_INT64(queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_SWITCHOVER, arguments, "promoting"));
+	PG_RETURN_INT64(rctl_api_queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_SWITCHOVER, arguments, "promoting"));
 }
 
 Datum
@@ -329,7 +330,7 @@ rctl_sql_drill(PG_FUNCTION_ARGS)
 
 	rctl_map_set(arguments, "timeout_ms", interval_ms(PG_GETARG_INTERVAL_P(1), "timeout"));
 	rctl_map_set(arguments, "drain_ms", interval_ms(PG_GETARG_INTERVAL_P(2), "drain"));
-	PG_RETURN_INT64(queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_DRILL, arguments, NULL));
+	PG_RETURN_INT64(rctl_api_queue_operation(NameStr(*PG_GETARG_NAME(0)), RCTL_OP_DRILL, arguments, NULL));
 }
 
 /* Who asked for an operation may cancel it, and who could ask for one like it. */

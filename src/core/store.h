@@ -271,6 +271,9 @@ extern List *rctl_store_siblings(int64 except_replica);
 /* An unfinished operation other than this one; 0 if there is none. */
 extern int64 rctl_store_any_unfinished(int64 except_operation);
 
+/* RctlReplica *: all of this server's, whatever their state, oldest first. */
+extern List *rctl_store_own_replicas(void);
+
 /* A name that no replica but this one has: the wanted one, or one made of it. */
 extern char *rctl_store_free_name(const char *wanted, int64 except_replica);
 

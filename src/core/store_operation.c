@@ -190,6 +190,9 @@ rctl_store_end(RctlOpRow *row, RctlOpEvent event, const RctlError *error,
 			 " WHERE operation_id = $1::bigint",
 			 ARGS(rctl_id_text(row->op.id), rctl_op_state_name(next),
 				  event == RCTL_EVENT_FINISH ? "f" : "t"));
+	if (event == RCTL_EVENT_FINISH && row->op.kind == RCTL_OP_CHANGE)
+		rctl_run("UPDATE replica_ctl.replica SET options = $2::jsonb WHERE replica_id = $1::bigint",
+				 ARGS(rctl_id_text(row->op.replica->id), rctl_map_to_json(row->op.arguments)));
 	if (event != RCTL_EVENT_PARK)
 		rctl_run("DELETE FROM replica_ctl.cleanup WHERE operation_id = $1::bigint",
 				 ARGS(rctl_id_text(row->op.id)));

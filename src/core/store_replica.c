@@ -96,6 +96,14 @@ rctl_store_siblings(int64 except_replica)
 						 ARGS(me->system_identifier, me->timeline, me->home, rctl_id_text(except_replica)));
 }
 
+List *
+rctl_store_own_replicas(void)
+{
+	const RctlIdentity *me = rctl_identity();
+
+	return read_replicas(OWNED, ARGS(me->system_identifier, me->timeline, me->home));
+}
+
 int64
 rctl_store_any_unfinished(int64 except_operation)
 {

@@ -36,9 +36,9 @@ static const char *const method_choices[] = {"basebackup", "copy", "snapshot", N
 static const char *const verify_choices[] = {"off", "auto", "on", "fail", NULL};
 
 static const RctlOptionDef create_options[] = {
-	{"apply_delay", RCTL_OPTION_INTERVAL, "how long it waits before it applies a commit, default 0"},
+	{"apply_delay", RCTL_OPTION_INTERVAL, "how long it waits before it applies a commit, default 0", .fallback = "0"},
 	{"checkpoint", RCTL_OPTION_CHOICE, "fast or spread: the checkpoint that the copy begins with, default fast",
-	.choices = checkpoint_choices},
+	.choices = checkpoint_choices, .fallback = "fast"},
 	{"data_directory", RCTL_OPTION_PATH, "its data directory, missing or empty, default one named like the replica in replica_ctl.local_directory"},
 	{"jobs", RCTL_OPTION_INTEGER, "threads that copy with method copy, default as many as processors, 2 to 4", 1, 64},
 	{"listen_addresses", RCTL_OPTION_TEXT, "where it listens, default as this server"},
@@ -48,7 +48,7 @@ static const RctlOptionDef create_options[] = {
 	{"port", RCTL_OPTION_INTEGER, "its port, default the first free one after this server's", 1, 65535},
 	{"settings", RCTL_OPTION_OBJECT, "object of settings for its postgresql.conf, default none"},
 	{"snapshot_command", RCTL_OPTION_LIST, "array of a program and its arguments that makes the data directory, for method snapshot"},
-	{"synchronous", RCTL_OPTION_BOOL, "whether commits wait for it (synchronous_standby_names), default false"},
+	{"synchronous", RCTL_OPTION_BOOL, "whether commits wait for it (synchronous_standby_names), default false", .fallback = "false"},
 	{"tablespace_mapping", RCTL_OPTION_OBJECT, "object from directories of tablespaces here to directories for the replica, default directories next to its data directory"},
 	{"upstream", RCTL_OPTION_TEXT, "replica that it is copied from and follows, default this server"},
 	{"verify_checksums", RCTL_OPTION_CHOICE, "whether method copy verifies data checksums: off, auto (not of files that are cloned), on, or fail: a wrong one is an error; default auto",

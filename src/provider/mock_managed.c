@@ -45,7 +45,7 @@ static const RctlOptionDef managed_mapping_options[] = {
 static const RctlOptionDef managed_create_options[] = {
 	{"conninfo", RCTL_OPTION_TEXT, "of a real standby"},
 	{"fault", RCTL_OPTION_TEXT, "faults to inject into the steps, see core/fault.h"},
-	{"size", RCTL_OPTION_INTEGER, "can be changed, default 1", 1, 1000},
+	{"size", RCTL_OPTION_INTEGER, "can be changed, default 1", 1, 1000, .fallback = "1"},
 	{"class", RCTL_OPTION_TEXT, "cannot be changed"},
 	{NULL}
 };
@@ -137,10 +137,8 @@ managed_cleanup(RctlOp *op, const RctlCleanup *record)
 static void
 change(RctlOp *op)
 {
-	RctlMap    *options = rctl_map_from_json(rctl_map_get(op->arguments, "options"), "options");
-
 	write_line(path_of(op, "calls"), "a", psprintf("change %s size %s", op->replica->name,
-												   rctl_map_get_default(options, "size", "1")));
+												   rctl_map_get_default(op->arguments, "size", "1")));
 }
 
 /* ---- Promotion ---- */

@@ -10,9 +10,13 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -50,8 +54,8 @@ rctl_provider_by_wrapper(const char *wrapper)
 	return NULL;
 }
 
-static const RctlOptionDef *
-find_definition(const RctlOptionDef *defs, const char *name)
+const RctlOptionDef *
+rctl_option_find(const RctlOptionDef *defs, const char *name)
 {
 	for (; defs && defs->name; defs++)
 	{
@@ -233,10 +237,100 @@ rctl_options_check(const RctlOptionDef *defs, const RctlMap *options, const char
 	foreach(cell, options->entries)
 	{
 		const RctlMapEntry *entry = lfirst(cell);
-		const RctlOptionDef *def = find_definition(defs, entry->key);
+		const RctlOptionDef *def = rctl_option_find(defs, entry->key);
 
 		if (def == NULL)
 			unknown_option(defs, entry->key, what);
 		check_value(def, entry);
 	}
+}
+
+/* ---------------------------------------------------------------------
+ * Comparing values
+ * ---------------------------------------------------------------------
+ */
+
+/* As jsonb prints it; "{}" and "[]" are the same as nothing. */
+static char *
+canonical_json(const char *value)
+{
+	Jsonb	   *jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(value)));
+
+	return JB_ROOT_COUNT(jsonb) == 0 ? NULL : JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb));
+}
+
+/* "a, b" as ["a", "b"] */
+static char *
+canonical_list(const char *value)
+{
+	StringInfoData json;
+	char	   *copy = pstrdup(value);
+	char	   *rest = NULL;
+
+	if (value[0] == '[')
+		return canonical_json(value);
+	initStringInfo(&json);
+	for (char *element = strtok_r(copy, ",", &rest); element; element = strtok_r(NULL, ",", &rest))
+	{
+		while (isspace((unsigned char) *element))
+			element++;
+		for (char *end = element + strlen(element); end > element && isspace((unsigned char) end[-1]); end--)
+			end[-1] = '\0';
+		if (*element == '\0')
+			continue;
+		appendStringInfoString(&json, json.len > 0 ? ", " : "[");
+		escape_json(&json, element);
+	}
+	if (json.len == 0)
+		return NULL;
+	appendStringInfoChar(&json, ']');
+	return json.data;
+}
+
+static char *
+canonical_interval(const char *value)
+{
+	Interval   *interval = DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(value),
+																 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	int64		days = interval->month * INT64CONST(30) + interval->day;
+
+	return psprintf(INT64_FORMAT, days * USECS_PER_DAY + interval->time);
+}
+
+static char *
+canonical(const RctlOptionDef *def, const char *value)
+{
+	bool		flag;
+
+	if (value == NULL)
+		return NULL;
+	switch (def->type)
+	{
+		case RCTL_OPTION_BOOL:
+			return parse_bool(value, &flag) ? pstrdup(flag ? "true" : "false") : pstrdup(value);
+		case RCTL_OPTION_INTEGER:
+			return psprintf("%lld", strtoll(value, NULL, 10));
+		case RCTL_OPTION_INTERVAL:
+			return canonical_interval(value);
+		case RCTL_OPTION_OBJECT:
+			return canonical_json(value);
+		case RCTL_OPTION_LIST:
+			return canonical_list(value);
+		case RCTL_OPTION_TEXT:
+		case RCTL_OPTION_CHOICE:
+		case RCTL_OPTION_PATH:
+			break;
+	}
+	return pstrdup(value);
+}
+
+bool
+rctl_option_same(const RctlOptionDef *def, const char *a, const char *b)
+{
+	if (def)
+	{
+		a = canonical(def, a ? a : def->fallback);
+		b = canonical(def, b ? b : def->fallback);
+	}
+	return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
 }

@@ -174,6 +174,12 @@ typedef struct RctlOptionDef
 	 * environment.  Setting it takes the rights of pg_read_server_files.
 	 */
 	bool		privileged;
+
+	/*
+	 * The default, where it is a constant: leaving the option out is the same
+	 * as this value.  For objects and lists, empty is the default anyway.
+	 */
+	const char *fallback;
 } RctlOptionDef;
 
 /* How this server will follow one of its replicas once that is the primary. */
@@ -514,6 +520,13 @@ extern const RctlProvider *const *rctl_providers(void); /* NULL-terminated */
  * "server", "user mapping" or "replica_create".
  */
 extern void rctl_options_check(const RctlOptionDef *defs, const RctlMap *options, const char *what);
+
+/* NULL if the array (or NULL) has none of that name. */
+extern const RctlOptionDef *rctl_option_find(const RctlOptionDef *defs, const char *name);
+
+/* Whether two valid values mean the same; NULL: not given.  def may be NULL: they are compared as text. */
+extern bool rctl_option_same(const RctlOptionDef *def, const char *a, const char *b);
+
 
 /*
  * ---- Services of the engine, for steps (implemented in core/) ----
