@@ -281,7 +281,9 @@ prune(Place *place)
 		const char *name = list.names[i];
 		char	   *path;
 
-		if (rctl_copy_own_file(name) || (place->kind == DIR_TOP && strcmp(name, "log") == 0) ||
+		/* It stays a standby, with the log that it has written. */
+		if (rctl_copy_own_file(name) ||
+			(place->kind == DIR_TOP && (strcmp(name, "log") == 0 || strcmp(name, "standby.signal") == 0)) ||
 			(place->kept.count > 0 &&
 			 bsearch(&name, place->kept.names, place->kept.count, sizeof(char *), compare_names)))
 			continue;

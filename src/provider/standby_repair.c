@@ -299,6 +299,7 @@ move_aside(RctlOp *op, RctlHost *host, const char *path)
 	object = rctl_map_make();
 	rctl_map_set(object, "path", path);
 	rctl_map_set(object, "to", aside);
+	rctl_map_set(op->state, psprintf("aside %s", path), aside);
 	rctl_op_cleanup_add(op, "aside", object, false);
 	host->rename(host, path, aside);
 }
@@ -385,11 +386,11 @@ rctl_standby_repair_discard(RctlOp *op, RctlHost *host)
 	if (!cloning(op))
 		return;
 	rctl_op_progress(op, "removing the old copy", 0, 0);
-	foreach(cell, rctl_standby_directories(op->replica->facts))
+	foreach(cell, op->state->entries)
 	{
-		char	   *aside = aside_path(op, lfirst(cell));
+		const RctlMapEntry *entry = lfirst(cell);
 
-		if (rctl_standby_marked(op, host, aside, false))
-			host->remove_tree(host, aside, false);
+		if (strncmp(entry->key, "aside ", 6) == 0 && rctl_standby_marked(op, host, entry->value, false))
+			rctl_standby_remove_directory(op, host, entry->value, false);
 	}
 }
