@@ -145,6 +145,13 @@ COMMENT ON FUNCTION replica_ctl.validate_cnpg(text[], oid) IS 'checks the option
 CREATE FOREIGN DATA WRAPPER replica_cnpg VALIDATOR replica_ctl.validate_cnpg;
 COMMENT ON FOREIGN DATA WRAPPER replica_cnpg IS 'replicas that CloudNativePG runs on Kubernetes';
 
+CREATE FUNCTION replica_ctl.validate_aiven(text[], oid) RETURNS void
+	AS 'MODULE_PATHNAME', 'rctl_validate_aiven' LANGUAGE C STRICT;
+COMMENT ON FUNCTION replica_ctl.validate_aiven(text[], oid) IS 'checks the options of replica_aiven servers and user mappings';
+
+CREATE FOREIGN DATA WRAPPER replica_aiven VALIDATOR replica_ctl.validate_aiven;
+COMMENT ON FOREIGN DATA WRAPPER replica_aiven IS 'read replicas of an Aiven for PostgreSQL service';
+
 CREATE SERVER local FOREIGN DATA WRAPPER replica_local;
 COMMENT ON SERVER local IS 'this host';
 

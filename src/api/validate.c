@@ -109,6 +109,7 @@ VALIDATOR(aws)
 VALIDATOR(local)
 VALIDATOR(ssh)
 VALIDATOR(cnpg)
+VALIDATOR(aiven)
 #ifdef RCTL_TEST
 VALIDATOR(mock)
 VALIDATOR(mock_managed)

@@ -28,6 +28,7 @@ static const RctlProvider *const providers[] = {
 	&rctl_provider_local,
 	&rctl_provider_ssh,
 	&rctl_provider_cnpg,
+	&rctl_provider_aiven,
 #ifdef RCTL_TEST
 	&rctl_provider_mock,
 	&rctl_provider_mock_managed,

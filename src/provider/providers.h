@@ -14,6 +14,7 @@ extern const RctlProvider rctl_provider_aws;	/* aws.c */
 extern const RctlProvider rctl_provider_cnpg;	/* cnpg.c */
 extern const RctlProvider rctl_provider_local;	/* local.c */
 extern const RctlProvider rctl_provider_ssh;	/* ssh.c */
+extern const RctlProvider rctl_provider_aiven;	/* aiven.c */
 #ifdef RCTL_TEST
 extern const RctlProvider rctl_provider_mock;
 extern const RctlProvider rctl_provider_mock_managed;	/* mock.c, in test
