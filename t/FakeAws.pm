@@ -24,6 +24,7 @@ use Test::More;
 our $key = 'AKIDTEST';
 our $secret = 'sEcReT/Key+1';
 
+my @fakes;
 my $python = -x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3';
 
 sub new
@@ -40,6 +41,7 @@ sub new
 	push @command, '--tls', $self->certificate('server', 'IP:127.0.0.1,DNS:localhost') if $options{tls};
 	$self->{in} = \$in;
 	$self->{process} = IPC::Run::start(\@command, '<', \$in, '>', "$dir/out", '2>', "$dir/err", IPC::Run::timeout(3600));
+	push @fakes, $self;
 	wait_until(sub { -e $ready }, 'the fake of Amazon');
 	$self->{ports} = decode_json(slurp_file($ready));
 	$self->{http} = HTTP::Tiny->new(timeout => 20);
@@ -139,13 +141,15 @@ sub server
 # What the fake itself complained about.
 sub complaints { return slurp_file("$_[0]{dir}/err") }
 
-sub DESTROY
+END
 {
-	my ($self) = @_;
-	local ($?, $@);
+	my $status = $?;
 
-	eval { $self->{process}->kill_kill(grace => 2) } if $self->{process};
-	return;
+	for my $self (@fakes)
+	{
+		eval { $self->{process}->kill_kill(grace => 2) };
+	}
+	$? = $status;
 }
 
 1;

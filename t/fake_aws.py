@@ -232,6 +232,7 @@ class Fake:
         self.requests = []
         self.skew = 0.0
         self.connections = 0
+        self.gets = []         # what nobody should ask for
 
     def now(self):
         return datetime.datetime.now(UTC) + datetime.timedelta(seconds=self.skew)
@@ -317,7 +318,6 @@ class Fake:
             if not equals:
                 raise ApiError('MalformedInput', 400, 'a parameter without =')
             pairs.append((urllib.parse.unquote(key, errors='strict'), urllib.parse.unquote(value, errors='strict')))
-        record['params'] = dict(pairs)
         signing, operation = self.operation(pairs)
         if operation.auth_type == 'none':
             if handler.headers.get('Authorization'):
@@ -374,6 +374,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def do_GET(self):
+        self.server.fake.gets.append(self.path)
         self.send(404, b'<html><body>not here</body></html>', 'text/html')
 
     do_PUT = do_GET
@@ -384,7 +385,8 @@ class Handler(BaseHTTPRequestHandler):
         match = re.match(rb'Action=(\w+)', body)
         action = match.group(1).decode() if match else '?'
         record = {'id': str(uuid.uuid4()), 'action': action, 'at': time.time(), 'region': self.server.region,
-                  'connection': self.client_address[1], 'host': self.headers.get('Host')}
+                  'connection': self.client_address[1], 'host': self.headers.get('Host'),
+                  'params': dict(urllib.parse.parse_qsl(body.decode('ascii', 'replace'), keep_blank_values=True))}
         with fake.lock:
             fake.requests.append(record)
             del fake.requests[:-5000]
@@ -578,7 +580,7 @@ class Control(BaseHTTPRequestHandler):
         counts = {}
         for r in fake.requests:
             counts[r['action']] = counts.get(r['action'], 0) + 1
-        return {'actions': counts, 'connections': fake.connections}
+        return {'actions': counts, 'connections': fake.connections, 'gets': fake.gets}
 
     @staticmethod
     def do_state(fake):

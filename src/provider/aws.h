@@ -139,7 +139,7 @@ typedef struct RctlAwsAnswer
 	bool		transient;		/* another attempt may do better */
 	int			sqlerrcode;
 	const char *request_id;
-	const char *detail;			/* for errdetail */
+	char	   *detail;			/* for errdetail */
 	const char *hint;			/* for errhint; or NULL */
 	TimestampTz date;			/* by Amazon's clock; 0: unknown */
 } RctlAwsAnswer;

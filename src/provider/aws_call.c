@@ -277,11 +277,11 @@ is_denied(const char *code)
 }
 
 static bool
-ends_with(const char *text, const char *end)
+ends_with(const char *word, const char *end)
 {
-	size_t		length = strlen(text);
+	size_t		length = strlen(word);
 
-	return length >= strlen(end) && strcmp(text +length - strlen(end), end) == 0;
+	return length >= strlen(end) && strcmp(word + length - strlen(end), end) == 0;
 }
 
 static bool
@@ -439,6 +439,7 @@ no_answer(RctlAwsAnswer *answer, const RctlAwsCall *call, const RctlHttpResponse
 		psprintf("no answer from %s to %s", services[call->service].name, call->action) :
 		psprintf("could not reach %s", services[call->service].name);
 	answer->detail = psprintf("%s.", response->reason ? response->reason : "There is no reason known");
+	answer->detail[0] = pg_toupper((unsigned char) answer->detail[0]);
 	answer->hint = response->failure == RCTL_HTTP_TLS ?
 		"Name the certificate authority of the endpoint by the server's option ca_file." :
 		"Check the endpoint and the network, and try again.";
@@ -458,9 +459,10 @@ no_result(RctlAwsAnswer *answer, const RctlAwsCall *call, const char *problem)
 		answer->detail = error_detail(answer);
 		return;
 	}
-	answer->transient = answer->status >= 500 || answer->status < 300;
-	answer->uncertain = answer->transient;
-	answer->sqlerrcode = answer->transient ? ERRCODE_CONNECTION_EXCEPTION : ERRCODE_FDW_ERROR;
+	/* Whatever it was may have been cut on its way: the next one tells. */
+	answer->transient = true;
+	answer->uncertain = true;
+	answer->sqlerrcode = ERRCODE_CONNECTION_EXCEPTION;
 	answer->message = answer->status < 300 ?
 		psprintf("could not read the answer of %s to %s", service, call->action) :
 		psprintf("%s did not do %s", service, call->action);
@@ -550,9 +552,9 @@ judge_response(void *arg, const RctlHttpResponse *response)
 	answer = rctl_aws_judge(exchange->target, exchange->call, response, exchange->credentials);
 	if (is_throttled(answer->code))
 		return RCTL_HTTP_AGAIN;
-	if (answer->result || !answer->transient || exchange->call->changes)
+	if (answer->result || exchange->call->changes)
 		return RCTL_HTTP_TAKE;
-	return RCTL_HTTP_AGAIN;
+	return answer->transient ? RCTL_HTTP_AGAIN : RCTL_HTTP_TAKE;
 }
 
 RctlAwsAnswer *

@@ -45,9 +45,9 @@
 static bool
 xml_bool(const RctlXml *element, const char *path)
 {
-	char	   *text = rctl_xml_text(element, path);
+	char	   *value = rctl_xml_text(element, path);
 
-	return text &&strcmp(text, "true") == 0;
+	return value && strcmp(value, "true") == 0;
 }
 
 static int64
@@ -436,7 +436,7 @@ rctl_aws_wait(RctlOp *op, const RctlAwsTarget *target, bool cluster, const char 
  */
 
 TimestampTz
-rctl_aws_parse_time(const char *text)
+rctl_aws_parse_time(const char *string)
 {
 	int			year,
 				month,
@@ -446,9 +446,9 @@ rctl_aws_parse_time(const char *text)
 	double		second;
 	int			read = 0;
 
-	if (text == NULL ||
-		sscanf(text, "%4d-%2d-%2dT%2d:%2d:%lf%n", &year, &month, &day, &hour, &minute, &second, &read) != 6 ||
-		strcmp(text +read, "Z") != 0 ||
+	if (string == NULL ||
+		sscanf(string, "%4d-%2d-%2dT%2d:%2d:%lf%n", &year, &month, &day, &hour, &minute, &second, &read) != 6 ||
+		strcmp(string + read, "Z") != 0 ||
 		year < 1970 || month < 1 || month > 12 || day < 1 || day > 31 ||
 		hour < 0 || hour > 24 || minute < 0 || minute > 59 || !(second >= 0 && second < 61))
 		return 0;
