@@ -143,7 +143,7 @@ typedef struct RctlCopyWorker
 
 /* Ends the program with exit code 1.  error: an errno, 0 if the message says it all. */
 extern void rctl_copy_fail(const char *sqlstate, int error, const char *format,...)
-			pg_attribute_printf(3, 4) pg_attribute_noreturn();
+			pg_attribute_printf(3, 4) __attribute__((noreturn));
 
 /* The SQLSTATE of an errno. */
 extern const char *rctl_copy_sqlstate(int error);

@@ -36,6 +36,7 @@
 #include "nodes/pg_list.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "net/map.h"
 #include "net/wait.h"
 
@@ -156,7 +157,7 @@ extern RctlHttpResponse *rctl_http_exchange(const RctlHttpRequest *request);
  * Raises what a response with status 0 says: "could not reach WHAT" or, if it
  * was sent, "no answer from WHAT to ACTION", with its reason and SQLSTATE.
  */
-extern void rctl_http_raise(const RctlHttpRequest *request, const RctlHttpResponse *response) pg_attribute_noreturn();
+extern RCTL_NORETURN void rctl_http_raise(const RctlHttpRequest *request, const RctlHttpResponse *response);
 
 /* ---- trying again ---- */
 

@@ -671,12 +671,11 @@ stop_if_writing(const PlannedStmt *plan)
 static void
 start_executor(QueryDesc *query, int eflags)
 {
-	ExecutorStart_hook_type next = previous_executor_start ? previous_executor_start : standard_ExecutorStart;
 	ReadOnlyScope scope;
 
 	if (out_of_sight())
 	{
-		next(query, eflags);
+		previous_executor_start(query, eflags);
 		return;
 	}
 	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
@@ -685,7 +684,7 @@ start_executor(QueryDesc *query, int eflags)
 	{
 		enter_scope(&scope);
 		explaining = (eflags & EXEC_FLAG_EXPLAIN_ONLY) != 0;
-		next(query, eflags);
+		previous_executor_start(query, eflags);
 	}
 	PG_FINALLY();
 	{
@@ -699,19 +698,18 @@ start_executor(QueryDesc *query, int eflags)
 static void
 run_executor(RCTL_EXECUTOR_RUN_PARAMETERS)
 {
-	ExecutorRun_hook_type next = previous_executor_run ? previous_executor_run : standard_ExecutorRun;
 	ReadOnlyScope scope;
 
 	if (out_of_sight())
 	{
-		next(RCTL_EXECUTOR_RUN_ARGUMENTS);
+		previous_executor_run(RCTL_EXECUTOR_RUN_ARGUMENTS);
 		return;
 	}
 	stop_if_writing(query->plannedstmt);
 	PG_TRY();
 	{
 		enter_scope(&scope);
-		next(RCTL_EXECUTOR_RUN_ARGUMENTS);
+		previous_executor_run(RCTL_EXECUTOR_RUN_ARGUMENTS);
 	}
 	PG_FINALLY();
 	{
@@ -895,18 +893,17 @@ process_utility(PlannedStmt *statement, const char *source, bool read_only_tree,
 				ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *environment,
 				DestReceiver *receiver, QueryCompletion *completion)
 {
-	ProcessUtility_hook_type next = previous_process_utility ? previous_process_utility : standard_ProcessUtility;
 	ReadOnlyScope scope;
 
 	if (!before_utility(statement->utilityStmt))
 	{
-		next(statement, source, read_only_tree, context, params, environment, receiver, completion);
+		previous_process_utility(statement, source, read_only_tree, context, params, environment, receiver, completion);
 		return;
 	}
 	PG_TRY();
 	{
 		enter_scope(&scope);
-		next(statement, source, read_only_tree, context, params, environment, receiver, completion);
+		previous_process_utility(statement, source, read_only_tree, context, params, environment, receiver, completion);
 	}
 	PG_FINALLY();
 	{
@@ -921,11 +918,11 @@ rctl_fence_install_hooks(void)
 	read_only_setting = rctl_find_bool_setting(READ_ONLY_SETTING);
 	read_only_setting->show_hook = show_read_only_setting;
 
-	previous_executor_start = ExecutorStart_hook;
+	previous_executor_start = ExecutorStart_hook ? ExecutorStart_hook : standard_ExecutorStart;
 	ExecutorStart_hook = start_executor;
-	previous_executor_run = ExecutorRun_hook;
+	previous_executor_run = ExecutorRun_hook ? ExecutorRun_hook : standard_ExecutorRun;
 	ExecutorRun_hook = run_executor;
-	previous_process_utility = ProcessUtility_hook;
+	previous_process_utility = ProcessUtility_hook ? ProcessUtility_hook : standard_ProcessUtility;
 	ProcessUtility_hook = process_utility;
 	previous_object_access = object_access_hook;
 	object_access_hook = on_object_access;

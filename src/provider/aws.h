@@ -148,7 +148,7 @@ typedef struct RctlAwsAnswer
 extern RctlAwsAnswer *rctl_aws_perform(const RctlAwsTarget *target, const RctlAwsCall *call);
 
 /* Raises the error of an answer. */
-extern void rctl_aws_raise(const RctlAwsCall *call, const RctlAwsAnswer *answer) pg_attribute_noreturn();
+extern RCTL_NORETURN void rctl_aws_raise(const RctlAwsCall *call, const RctlAwsAnswer *answer);
 
 /* Performs, and raises an error unless there is a result. */
 extern const RctlXml *rctl_aws_result(const RctlAwsTarget *target, const RctlAwsCall *call);

@@ -278,7 +278,7 @@ make_secret(RctlOp *op, RctlKube *kube)
 		return NULL;
 	length = pg_b64_enc_len(strlen(password));
 	encoded = palloc0(length + 1);
-	if (pg_b64_encode(password, strlen(password), encoded, length) < 0)
+	if (pg_b64_encode((void *) password, strlen(password), encoded, length) < 0)
 		elog(ERROR, "could not encode a password");
 	rctl_map_set(op->replica->facts, "secret", name);
 	rctl_op_cleanup_add(op, "secret", named_object(name), false);

@@ -91,7 +91,7 @@ decoded(const RctlJson *json, const char *key, const char *path)
 	if (text == NULL)
 		return NULL;
 	result = palloc(pg_b64_dec_len(strlen(text)) + 1);
-	length = pg_b64_decode(text, strlen(text), result, pg_b64_dec_len(strlen(text)));
+	length = pg_b64_decode(text, strlen(text), (void *) result, pg_b64_dec_len(strlen(text)));
 	if (length < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
