@@ -111,6 +111,7 @@ CREATE TABLE replica_ctl.event (
 	actor name NOT NULL
 );
 CREATE INDEX event_at ON replica_ctl.event (at);
+CREATE INDEX event_once ON replica_ctl.event ((detail->>'id')) WHERE detail->>'id' IS NOT NULL;
 COMMENT ON TABLE replica_ctl.event IS 'what happened, in order; sent by NOTIFY replica_ctl as well';
 
 ----------------------------------------------------------------------------
@@ -316,6 +317,17 @@ CREATE FUNCTION replica_ctl.metrics_history(OUT metric text, OUT replica text, O
 	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_metrics_history' LANGUAGE C STRICT VOLATILE ROWS 10000;
 COMMENT ON FUNCTION replica_ctl.metrics_history() IS 'the samples of each metric, oldest first';
 
+CREATE FUNCTION replica_ctl.services(OUT replica_id bigint, OUT polled_at timestamptz, OUT status text,
+	OUT percent integer, OUT streaming boolean, OUT endpoint text, OUT lag interval,
+	OUT lag_sampled_at timestamptz, OUT message text)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_services' LANGUAGE C STRICT VOLATILE ROWS 10;
+COMMENT ON FUNCTION replica_ctl.services() IS 'what services told last about the replicas they run, and why they could not be asked';
+
+CREATE FUNCTION replica_ctl.service_metrics(OUT metric text, OUT replica text, OUT value double precision,
+	OUT unit text, OUT sampled_at timestamptz, OUT source text)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'rctl_sql_service_metrics' LANGUAGE C STRICT VOLATILE ROWS 10;
+COMMENT ON FUNCTION replica_ctl.service_metrics() IS 'the latest metrics that services told about the replicas they run';
+
 ----------------------------------------------------------------------------
 -- Views
 --
@@ -324,35 +336,44 @@ COMMENT ON FUNCTION replica_ctl.metrics_history() IS 'the samples of each metric
 ----------------------------------------------------------------------------
 
 -- A replica and its WAL sender belong together by application_name.  A replica
--- that the monitor has not seen yet is disconnected.
+-- that the monitor has not seen yet is disconnected.  What a service tells about
+-- a replica counts where nothing better is known.
 CREATE VIEW @extschema@.replica_lag AS
 	SELECT r.name AS replica, coalesce(s.application_name, r.facts->>'application_name') AS application_name,
 		s.client_addr::inet AS client_addr,
-		coalesce(s.state, 'disconnected') AS state, s.sync_state,
-		coalesce(s.connected, false) AS connected,
+		CASE WHEN v.streaming AND s.connected IS NOT TRUE THEN 'streaming' ELSE coalesce(s.state, 'disconnected') END AS state,
+		s.sync_state,
+		coalesce(s.connected, false) OR coalesce(v.streaming, false) AS connected,
 		s.sent_lsn, s.write_lsn, s.flush_lsn, s.replay_lsn,
 		s.sent_lag_bytes, s.write_lag_bytes, s.write_lag, s.flush_lag_bytes, s.flush_lag,
-		s.replay_lag_bytes, s.replay_lag
+		s.replay_lag_bytes, coalesce(s.replay_lag, v.lag) AS replay_lag,
+		CASE WHEN s.replay_lag IS NULL THEN v.lag_sampled_at END AS lag_sampled_at
 	FROM replica_ctl.standbys() s
 		FULL JOIN (SELECT * FROM replica_ctl.replica WHERE state NOT IN ('creating', 'promoted')) r
 			ON s.application_name = coalesce(r.facts->>'application_name', r.name)
+		LEFT JOIN replica_ctl.services() v ON v.replica_id = r.replica_id
 	WHERE r.name IS NOT NULL OR s.replica_id IS NULL;
 COMMENT ON VIEW @extschema@.replica_lag IS 'standbys, ours or not, connected or not, and how far behind they are';
 
 CREATE VIEW @extschema@.replica_status AS
 	SELECT r.name AS replica, r.server, pg_catalog.regexp_replace(w.fdwname::text, '^replica_', '') AS provider,
-		CASE WHEN r.state <> 'streaming' THEN r.state ELSE coalesce(s.state, 'disconnected') END AS state,
-		(r.facts->>'host') || ':' || (r.facts->>'port') AS endpoint,
-		coalesce(s.connected, false) AS connected,
+		CASE WHEN r.state <> 'streaming' THEN r.state
+			WHEN v.streaming AND s.connected IS NOT TRUE THEN 'streaming'
+			ELSE coalesce(s.state, 'disconnected') END AS state,
+		coalesce((r.facts->>'host') || ':' || (r.facts->>'port'), v.endpoint) AS endpoint,
+		coalesce(s.connected, false) OR coalesce(v.streaming, false) AS connected,
 		coalesce(s.timeline, r.timeline_id) AS timeline,
-		s.replay_lag_bytes AS lag_bytes, s.replay_lag AS lag,
+		s.replay_lag_bytes AS lag_bytes, coalesce(s.replay_lag, v.lag) AS lag,
 		p.slot_name AS slot, p.retained_bytes AS slot_wal_bytes,
 		o.operation_id AS operation, o.step, r.since,
-		coalesce(o.message, r.message, s.message) AS message,
-		(r.facts->>'upstream')::name AS upstream
+		coalesce(o.message, r.message, v.message, s.message) AS message,
+		(r.facts->>'upstream')::name AS upstream,
+		v.status AS service_status, v.percent AS service_percent, v.polled_at AS service_polled_at,
+		CASE WHEN s.replay_lag IS NULL THEN v.lag_sampled_at END AS lag_sampled_at
 	FROM replica_ctl.replica r
 		LEFT JOIN replica_ctl.standbys() s
 			ON s.application_name = coalesce(r.facts->>'application_name', r.name)
+		LEFT JOIN replica_ctl.services() v ON v.replica_id = r.replica_id
 		LEFT JOIN replica_ctl.slots() p ON p.slot_name = r.facts->>'slot' AND NOT r.facts ? 'upstream'
 		LEFT JOIN pg_catalog.pg_foreign_server f ON f.srvname = r.server
 		LEFT JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = f.srvfdw
@@ -379,7 +400,11 @@ CREATE VIEW @extschema@.replica_disk_usage AS
 COMMENT ON VIEW @extschema@.replica_disk_usage IS 'file systems of this host that this server or its replicas use, and when they are full';
 
 CREATE VIEW @extschema@.replica_metrics AS
-	SELECT metric, replica::name AS replica, value, unit, sampled_at, source FROM replica_ctl.metrics();
+	SELECT metric, replica::name AS replica, value, unit, sampled_at, source FROM replica_ctl.metrics() m
+	WHERE m.value IS NOT NULL OR m.replica IS NULL
+		OR NOT EXISTS (SELECT FROM replica_ctl.service_metrics() v WHERE v.metric = m.metric AND v.replica = m.replica)
+	UNION ALL
+	SELECT metric, replica::name AS replica, value, unit, sampled_at, source FROM replica_ctl.service_metrics();
 COMMENT ON VIEW @extschema@.replica_metrics IS 'the latest value of each metric';
 
 CREATE VIEW @extschema@.replica_metrics_history AS
@@ -443,7 +468,7 @@ GRANT USAGE ON SCHEMA replica_ctl TO pg_monitor;
 GRANT EXECUTE ON FUNCTION replica_ctl.board(), replica_ctl.fence(), replica_ctl.operation_edges(), replica_ctl.steps(),
 	replica_ctl.providers(),
 	replica_ctl.standbys(), replica_ctl.slots(), replica_ctl.wal_usage(), replica_ctl.disks(),
-	replica_ctl.metrics(), replica_ctl.metrics_history(),
+	replica_ctl.metrics(), replica_ctl.metrics_history(), replica_ctl.services(), replica_ctl.service_metrics(),
 	@extschema@.replica_report(interval) TO pg_monitor;
 GRANT SELECT ON @extschema@.replica_lag, @extschema@.replica_status, @extschema@.replica_slots,
 	@extschema@.replica_wal_usage, @extschema@.replica_disk_usage, @extschema@.replica_metrics, @extschema@.replica_metrics_history,

@@ -17,6 +17,7 @@
 #include "primary/fence.h"
 #include "primary/lobby.h"
 #include "primary/samples.h"
+#include "primary/services.h"
 #include "settings.h"
 #include "worker/worker.h"
 
@@ -35,6 +36,7 @@ request_shmem(void)
 	rctl_lobby_shmem_request();
 	rctl_clock_shmem_request();
 	rctl_samples_shmem_request();
+	rctl_services_shmem_request();
 }
 
 static void
@@ -48,6 +50,7 @@ start_shmem(void)
 	rctl_lobby_shmem_init();
 	rctl_clock_shmem_init();
 	rctl_samples_shmem_init();
+	rctl_services_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 }
 

@@ -165,6 +165,11 @@ def stale(c):
     raise Gone()
 
 
+def file(c):
+    with open(c.query['path'], 'rb') as content:
+        c.answer(200, content.read())
+
+
 def interim(c):
     c.send(b'HTTP/1.1 102 Processing\r\nX-Early: yes\r\n\r\n')
     c.answer(200, 'after all')
@@ -176,7 +181,7 @@ def nul(c):
 
 PATHS = {'/ok': ok, '/echo': echo, '/status': status, '/flaky': flaky, '/redirect': redirect, '/hang': hang,
          '/slow-head': slow_head, '/slow-body': slow_body, '/big': big, '/endless-head': endless_head,
-         '/cut': cut, '/close': close, '/garbage': garbage, '/stale': stale, '/interim': interim, '/nul': nul}
+         '/cut': cut, '/close': close, '/garbage': garbage, '/stale': stale, '/interim': interim, '/file': file, '/nul': nul}
 
 
 def pump(a, b):

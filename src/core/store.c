@@ -447,3 +447,16 @@ rctl_store_event(const char *replica, int64 operation, const char *severity,
 	rctl_store_note_request(replica, operation, severity, kind, message, detail, actor);
 	send_event(rctl_get(0, 1));
 }
+
+void
+rctl_store_event_once(const char *replica, TimestampTz at, const char *severity,
+					  const char *kind, const char *message, const char *detail)
+{
+	if (rctl_run("INSERT INTO replica_ctl.event (at, replica, severity, kind, message, detail, actor)"
+				 " SELECT $1::timestamptz, $2::name, $3, $4, $5, $6::jsonb, current_user"
+				 " WHERE NOT EXISTS (SELECT FROM replica_ctl.event e"
+				 "  WHERE e.detail->>'id' = $6::jsonb->>'id' AND e.kind = $4 AND e.replica IS NOT DISTINCT FROM $2::name)"
+				 " RETURNING " PAYLOAD,
+				 ARGS(timestamptz_to_str(at), replica, severity, kind, message, detail)) > 0)
+		send_event(rctl_get(0, 1));
+}

@@ -203,6 +203,9 @@ typedef struct RctlMonitored
 {
 	RctlReplica *replica;
 	RctlMap    *mapping;		/* user mapping of who made the replica */
+	Oid			mapping_userid; /* whose mapping that is; InvalidOid:
+								 * PUBLIC's, or there is none */
+	RctlMap    *server_options;
 } RctlMonitored;
 
 /* The settled replicas of this server (RctlMonitored *), oldest first, at most limit. */
@@ -332,5 +335,13 @@ extern void rctl_store_event(const char *replica, int64 operation, const char *s
 extern void rctl_store_note_request(const char *replica, int64 operation, const char *severity,
 									const char *kind, const char *message, const char *detail, const char *actor);
 extern void rctl_store_send_request(int64 operation);
+
+/*
+ * The same for what a service tells, at the time when it happened there.
+ * Nothing is written if there is an event of that replica and kind already
+ * with the same id in its detail.
+ */
+extern void rctl_store_event_once(const char *replica, TimestampTz at, const char *severity,
+								  const char *kind, const char *message, const char *detail);
 
 #endif							/* REPLICA_CTL_CORE_STORE_H */

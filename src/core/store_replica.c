@@ -279,14 +279,15 @@ rctl_store_lock_facts(void)
 	rctl_run("SELECT pg_advisory_xact_lock('replica_ctl.replica'::regclass::int, 0)", NO_ARGS);
 }
 
-/* The options of a role's user mapping, or of that of PUBLIC, in the caller's context. */
+/* The options of a role's user mapping, or of that of PUBLIC, in the caller's context; and whose it is. */
 static RctlMap *
-user_mapping(Oid role, Oid server)
+user_mapping(Oid role, Oid server, Oid *owner)
 {
 	Oid			users[] = {role, InvalidOid};	/* InvalidOid: PUBLIC */
 	MemoryContext old = MemoryContextSwitchTo(rctl_result_context);
 	RctlMap    *map = NULL;
 
+	*owner = InvalidOid;
 	for (int i = 0; i < lengthof(users) && map == NULL; i++)
 	{
 		HeapTuple	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(users[i]),
@@ -297,8 +298,8 @@ user_mapping(Oid role, Oid server)
 		if (!HeapTupleIsValid(tuple))
 			continue;
 		options = SysCacheGetAttr(USERMAPPINGUSERSERVER, tuple, Anum_pg_user_mapping_umoptions, &isnull);
-		if (!isnull)
-			map = rctl_map_from_options(untransformRelOptions(options));
+		map = isnull ? rctl_map_make() : rctl_map_from_options(untransformRelOptions(options));
+		*owner = users[i];
 		ReleaseSysCache(tuple);
 	}
 	if (map == NULL)
@@ -329,8 +330,10 @@ rctl_store_monitored(int limit)
 		MemoryContextSwitchTo(old);
 		monitored->replica = rctl_store_read_replica(i, 1);
 		rctl_store_resolve_server(monitored->replica);
-		monitored->mapping = user_mapping(get_role_oid(rctl_get(i, 7), true), monitored->replica->serverid);
+		monitored->mapping = user_mapping(get_role_oid(rctl_get(i, 7), true), monitored->replica->serverid,
+										  &monitored->mapping_userid);
 		old = MemoryContextSwitchTo(rctl_result_context);
+		monitored->server_options = rctl_map_from_options(GetForeignServer(monitored->replica->serverid)->options);
 		list = lappend(list, monitored);
 		MemoryContextSwitchTo(old);
 	}

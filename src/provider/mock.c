@@ -19,12 +19,15 @@
 
 #include "net/wait.h"
 #include "provider/provider.h"
+#include "provider/mock_watch.h"
 #include "provider/providers.h"
 
 #define COPY_PARTS 20
 
 static const RctlOptionDef mock_server_options[] = {
 	{"directory", RCTL_OPTION_PATH, "where the files are made"},
+	{"watch_url", RCTL_OPTION_TEXT, "where the monitor asks for the replicas"},
+	{"poll_interval", RCTL_OPTION_INTEGER, "seconds between two of these", 1, 86400},
 	{NULL}
 };
 
@@ -152,6 +155,7 @@ const RctlProvider rctl_provider_mock = {
 	.name = "mock",
 	.wrapper = "replica_mock",
 	.server_options = mock_server_options,
+	.watch = rctl_mock_watch,
 	.mapping_options = mock_mapping_options,
 	.create_options = mock_create_options,
 	.attach_options = mock_create_options,

@@ -45,7 +45,8 @@ typedef struct RctlWatch
 	/* All read only, and valid during the round. */
 	const char *server;			/* name of the foreign server */
 	Oid			serverid;
-	Oid			userid;			/* whose user mapping it is */
+	Oid			userid;			/* whose user mapping it is; InvalidOid:
+								 * PUBLIC's, or there is none */
 	const RctlMap *server_options;
 	const RctlMap *mapping;		/* NULL: that user has none, nor has PUBLIC */
 	int			nreplicas;
@@ -71,6 +72,13 @@ typedef struct RctlWatch
 
 /* The service's own word ("available", "migrating"), and 0 to 100 or -1; either may be NULL or -1. */
 extern void rctl_watch_status(RctlWatch *watch, int replica, const char *status, int percent);
+
+/*
+ * Whether the service says that the replica replicates: shown as state and
+ * connected by replica_status where the replica itself cannot be asked.  Not
+ * told: unknown.
+ */
+extern void rctl_watch_streaming(RctlWatch *watch, int replica, bool streaming);
 
 /* Where clients connect to: shown by replica_status if the replica's facts name no host. */
 extern void rctl_watch_endpoint(RctlWatch *watch, int replica, const char *host, int port);

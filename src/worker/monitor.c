@@ -7,8 +7,9 @@
  * standbys and disk out of shared memory and the file system, and asks every
  * replica of the registry by libpq; once a second, however long the interval
  * is, it moves the LSN clock on.  All sockets and deadlines are waited for
- * together.  The registry is read when it has changed; no transaction is open
- * while anything is waited for.
+ * together, those of the services that are asked about replicas (watcher.c)
+ * too.  The registry is read when it has changed; no transaction is open while
+ * anything is waited for.
  *
  * Durable: nothing, but for the file that is written at shutdown (samples.c).
  * In memory: the probes, one a replica, and what is in shared memory.
@@ -30,6 +31,7 @@
 
 #include "core/board.h"
 #include "core/store.h"
+#include "net/http.h"
 #include "net/wait.h"
 #include "primary/clock.h"
 #include "primary/disks.h"
@@ -39,6 +41,7 @@
 #include "settings.h"
 #include "worker/guard.h"
 #include "worker/probe.h"
+#include "worker/watcher.h"
 #include "worker/worker.h"
 
 /* Microseconds. */
@@ -76,23 +79,6 @@ static Monitor monitor;
  * The registry
  * ---------------------------------------------------------------------
  */
-
-/* In CurrentMemoryContext; what the monitor does not look at is left out. */
-static RctlReplica *
-copy_replica(const RctlReplica *from)
-{
-	RctlReplica *to = palloc0(sizeof(RctlReplica));
-
-	to->id = from->id;
-	to->name = pstrdup(from->name);
-	to->server = pstrdup(from->server);
-	to->serverid = from->serverid;
-	to->provider = from->provider;
-	to->state = pstrdup(from->state);
-	to->options = rctl_map_copy(from->options);
-	to->facts = rctl_map_copy(from->facts);
-	return to;
-}
 
 static RctlProbe *
 find_probe(int64 id)
@@ -137,7 +123,7 @@ take_replica(const RctlMonitored *monitored)
 		return;
 	context = AllocSetContextCreate(TopMemoryContext, "replica_ctl probe", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
-	replica = copy_replica(monitored->replica);
+	replica = rctl_watcher_copy_replica(monitored->replica);
 	if (replica->provider->conninfo)
 		conninfo = replica->provider->conninfo(replica, monitored->mapping);
 	MemoryContextSwitchTo(old);
@@ -201,6 +187,7 @@ read_registry(int64 now)
 	}
 	foreach(lc, list)
 		take_replica(lfirst(lc));
+	rctl_watcher_registry(list, now);
 	monitor.registry_known = true;
 	/* New ones are asked at once. */
 	for (int i = 0; i < rctl_max_replicas; i++)
@@ -388,6 +375,7 @@ work(void)
 		sample(now);
 		monitor.next_sample = next_time(monitor.next_sample, interval, now);
 	}
+	rctl_watcher_work(now);
 	write_probes();
 }
 
@@ -395,13 +383,16 @@ work(void)
 static void
 wait_and_advance(void)
 {
-	RctlWaitSocket *sockets = palloc0(sizeof(RctlWaitSocket) * rctl_max_replicas);
+	int			nhttp = rctl_http_nsockets();
+	RctlWaitSocket *sockets = palloc0(sizeof(RctlWaitSocket) * (rctl_max_replicas + nhttp));
 	RctlProbe **owners = palloc(sizeof(RctlProbe *) * rctl_max_replicas);
-	int64		until = Min(Min(monitor.next_tick, monitor.next_sample), registry_due());
+	int64		until = Min(Min(monitor.next_tick, monitor.next_sample), Min(registry_due(), rctl_watcher_due()));
 	int64		now = rctl_clock_now();
 	int			count = 0;
 
 	until = Max(until, monitor.paused_until);
+	if (rctl_http_timeout() >= 0)
+		until = Min(until, now + rctl_http_timeout() * 1000);
 	for (int i = 0; i < rctl_max_replicas; i++)
 	{
 		RctlProbe  *probe = &monitor.probes[i];
@@ -414,7 +405,9 @@ wait_and_advance(void)
 		until = Min(until, probe->deadline);
 	}
 	/* Rounded up, so that it does not wake before it is time. */
-	rctl_wait_many(sockets, count, Max(until - now + 999, 0) / 1000);
+	nhttp = rctl_http_sockets(sockets + count, nhttp);
+	rctl_wait_many(sockets, count + nhttp, Max(until - now + 999, 0) / 1000);
+	rctl_http_advance(sockets + count, nhttp);
 	now = rctl_clock_now();
 	for (int i = 0; i < count; i++)
 		rctl_probe_advance(owners[i], sockets[i].ready, now);
