@@ -184,7 +184,7 @@ cmp_ok(cpu_ticks($pid) - $ticks, '<', 60, 'waiting takes no CPU time');
 
 # ---- gone ----
 
-sql("SELECT replica_operation_wait(replica_drop('h_hanging'))");
+wait_operation($node, sql("SELECT replica_drop('h_hanging')"));
 wait_for($node, "SELECT count(*) = 23 FROM replica_ctl.services()");
 pass('a replica that is dropped is not watched any more');
 service_says({replicas => {}, endless => JSON::PP::true});
