@@ -165,8 +165,8 @@ extern bool rctl_aiven_missing(const RctlAivenAnswer *answer);
 extern bool rctl_aiven_denied(const RctlAivenAnswer *answer);
 
 /* Raises what an answer that is not ok means; the format says what could not be done. */
-extern void rctl_aiven_refuse(const RctlAiven *aiven, const RctlAivenAnswer *answer,
-							  const char *format,...) pg_attribute_printf(3, 4) pg_attribute_noreturn();
+extern RCTL_NORETURN void rctl_aiven_refuse(const RctlAiven *aiven, const RctlAivenAnswer *answer,
+											const char *format,...) pg_attribute_printf(3, 4);
 
 /* "Aiven answered 403: ..." for errdetail. */
 extern char *rctl_aiven_detail(const RctlAivenAnswer *answer);
