@@ -63,7 +63,7 @@ StaticAssertDecl(RCTL_WATCH_METRICS == RCTL_SERVICE_METRICS, "a watch tells as m
 #define EVENT_RETRY_US (10 * SECOND_US)
 
 /* What a group knows of the registry, all in context. */
-typedef struct Snapshot
+typedef struct Listing
 {
 	MemoryContext context;
 	const RctlProvider *provider;
@@ -73,17 +73,17 @@ typedef struct Snapshot
 	int			nreplicas;
 	RctlReplica **replicas;
 	uint64		hash;			/* of the options and the mapping */
-} Snapshot;
+} Listing;
 
-typedef struct Group
+typedef struct WatchGroup
 {
 	dlist_node	node;
 	MemoryContext context;		/* holds this struct */
 	Oid			serverid;
 	Oid			userid;			/* of the mapping; InvalidOid: PUBLIC, or none */
 	bool		listed;
-	Snapshot   *latest;			/* as the registry was last read */
-	Snapshot   *used;			/* by the round; may be the same */
+	Listing    *latest;			/* as the registry was last read */
+	Listing    *used;			/* by the round; may be the same */
 	RctlMap    *memory;			/* the provider's, in memory_context */
 	MemoryContext memory_context;
 	int64		next_at;		/* monotonic, as for the next two */
@@ -99,7 +99,7 @@ typedef struct Group
 	RctlWatch  *watch;
 	RctlServiceSample *told;	/* one a replica of watch */
 	List	   *events;			/* of Event *, in round */
-} Group;
+} WatchGroup;
 
 typedef struct Event
 {
@@ -123,14 +123,14 @@ static int64 pending_at = 0;	/* monotonic: not tried before */
  * ---------------------------------------------------------------------
  */
 
-static Group *
+static WatchGroup *
 group_of(const RctlWatch *watch)
 {
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &groups)
 	{
-		Group	   *group = dlist_container(Group, node, iter.cur);
+		WatchGroup *group = dlist_container(WatchGroup, node, iter.cur);
 
 		if (group->watch == watch)
 			return group;
@@ -226,7 +226,7 @@ void
 rctl_watch_event(RctlWatch *watch, int replica, const char *id, TimestampTz at,
 				 const char *severity, const char *kind, const char *message, const RctlMap *detail)
 {
-	Group	   *group = group_of(watch);
+	WatchGroup *group = group_of(watch);
 	MemoryContext old;
 	Event	   *event;
 	RctlMap    *map;
@@ -265,7 +265,7 @@ rctl_watch_event(RctlWatch *watch, int replica, const char *id, TimestampTz at,
 
 /* From the round that has ended to those that wait to be written. */
 static void
-keep_events(Group *group)
+keep_events(WatchGroup *group)
 {
 	ListCell   *lc;
 
@@ -344,7 +344,7 @@ write_events(int64 now)
  */
 
 static int64
-interval_of(const Snapshot *snapshot)
+interval_of(const Listing *snapshot)
 {
 	const char *value = rctl_map_get(snapshot->server_options, "poll_interval");
 	long		seconds = value ? strtol(value, NULL, 10) : RCTL_WATCH_INTERVAL;
@@ -360,14 +360,14 @@ jittered(int64 pause)
 }
 
 static void
-free_snapshot(Snapshot *snapshot)
+free_snapshot(Listing *snapshot)
 {
 	if (snapshot)
 		MemoryContextDelete(snapshot->context);
 }
 
 static void
-end_round(Group *group)
+end_round(WatchGroup *group)
 {
 	if (group->task)
 		rctl_http_task_end(group->task);
@@ -386,7 +386,7 @@ end_round(Group *group)
 
 /* The map that is kept until the next round, without what was replaced in it. */
 static void
-keep_memory(Group *group)
+keep_memory(WatchGroup *group)
 {
 	MemoryContext context = AllocSetContextCreate(group->context, "replica_ctl watch memory", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -400,9 +400,9 @@ keep_memory(Group *group)
 }
 
 static void
-start_round(Group *group, int64 now)
+start_round(WatchGroup *group, int64 now)
 {
-	Snapshot   *snapshot = group->latest;
+	Listing    *snapshot = group->latest;
 	MemoryContext old;
 	RctlWatch  *watch;
 
@@ -436,7 +436,7 @@ start_round(Group *group, int64 now)
 }
 
 static bool
-is_listed(const Group *group, int64 id)
+is_listed(const WatchGroup *group, int64 id)
 {
 	for (int i = 0; i < group->latest->nreplicas; i++)
 		if (group->latest->replicas[i]->id == id)
@@ -445,7 +445,7 @@ is_listed(const Group *group, int64 id)
 }
 
 static void
-succeed(Group *group)
+succeed(WatchGroup *group)
 {
 	TimestampTz at = GetCurrentTimestamp();
 
@@ -462,7 +462,7 @@ succeed(Group *group)
 
 /* What earlier rounds told stays, with its age. */
 static void
-fail(Group *group, const char *message, int64 now)
+fail(WatchGroup *group, const char *message, int64 now)
 {
 	int64		interval = interval_of(group->latest);
 	int64		pause = Min(interval << Min(group->failures, 10), Max(LAST_PAUSE_US, interval));
@@ -493,7 +493,7 @@ words_of(const ErrorData *error)
 }
 
 static void
-work_on(Group *group, int64 now)
+work_on(WatchGroup *group, int64 now)
 {
 	ErrorData  *error;
 
@@ -524,7 +524,7 @@ rctl_watcher_work(int64 now)
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &groups)
-		work_on(dlist_container(Group, node, iter.cur), now);
+		work_on(dlist_container(WatchGroup, node, iter.cur), now);
 	write_events(now);
 }
 
@@ -536,7 +536,7 @@ rctl_watcher_due(void)
 
 	dlist_foreach(iter, &groups)
 	{
-		Group	   *group = dlist_container(Group, node, iter.cur);
+		WatchGroup *group = dlist_container(WatchGroup, node, iter.cur);
 		ErrorData  *error;
 
 		if (group->task == NULL)
@@ -588,12 +588,12 @@ belongs(const RctlMonitored *monitored, Oid serverid, Oid userid)
 		monitored->mapping_userid == userid;
 }
 
-static Snapshot *
+static Listing *
 take_snapshot(List *monitored, const RctlMonitored *first)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "replica_ctl watched", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Snapshot   *snapshot = palloc0(sizeof(Snapshot));
+	Listing    *snapshot = palloc0(sizeof(Listing));
 	ListCell   *lc;
 
 	snapshot->context = context;
@@ -615,21 +615,21 @@ take_snapshot(List *monitored, const RctlMonitored *first)
 	return snapshot;
 }
 
-static Group *
+static WatchGroup *
 find_group(Oid serverid, Oid userid)
 {
 	MemoryContext context;
-	Group	   *group;
+	WatchGroup *group;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &groups)
 	{
-		group = dlist_container(Group, node, iter.cur);
+		group = dlist_container(WatchGroup, node, iter.cur);
 		if (group->serverid == serverid && group->userid == userid)
 			return group;
 	}
 	context = AllocSetContextCreate(TopMemoryContext, "replica_ctl watch group", ALLOCSET_SMALL_SIZES);
-	group = MemoryContextAllocZero(context, sizeof(Group));
+	group = MemoryContextAllocZero(context, sizeof(WatchGroup));
 	group->context = context;
 	group->serverid = serverid;
 	group->userid = userid;
@@ -639,7 +639,7 @@ find_group(Oid serverid, Oid userid)
 
 /* Whether there is something that the last round did not know. */
 static bool
-has_news(const Group *group, const Snapshot *snapshot)
+has_news(const WatchGroup *group, const Listing *snapshot)
 {
 	if (group->latest == NULL || group->latest->hash != snapshot->hash)
 		return true;
@@ -652,8 +652,8 @@ has_news(const Group *group, const Snapshot *snapshot)
 static void
 take_group(List *monitored, const RctlMonitored *first, int64 now)
 {
-	Group	   *group = find_group(first->replica->serverid, first->mapping_userid);
-	Snapshot   *snapshot;
+	WatchGroup *group = find_group(first->replica->serverid, first->mapping_userid);
+	Listing    *snapshot;
 
 	if (group->listed)
 		return;
@@ -680,9 +680,9 @@ take_group(List *monitored, const RctlMonitored *first, int64 now)
 }
 
 static void
-drop_group(Group *group)
+drop_group(WatchGroup *group)
 {
-	Snapshot   *latest = group->latest;
+	Listing    *latest = group->latest;
 
 	end_round(group);
 	free_snapshot(latest);
@@ -699,7 +699,7 @@ rctl_watcher_registry(List *monitored, int64 now)
 	ListCell   *lc;
 
 	dlist_foreach_modify(iter, &groups)
-		dlist_container(Group, node, iter.cur)->listed = false;
+		dlist_container(WatchGroup, node, iter.cur)->listed = false;
 	foreach(lc, monitored)
 	{
 		const RctlMonitored *m = lfirst(lc);
@@ -711,7 +711,7 @@ rctl_watcher_registry(List *monitored, int64 now)
 	}
 	dlist_foreach_modify(iter, &groups)
 	{
-		Group	   *group = dlist_container(Group, node, iter.cur);
+		WatchGroup *group = dlist_container(WatchGroup, node, iter.cur);
 
 		if (!group->listed)
 			drop_group(group);
