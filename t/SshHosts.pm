@@ -60,13 +60,13 @@ sub ssh_primary
 sub ssh_host
 {
 	my ($primary, $name, %options) = @_;
-	my $base = $primary->basedir . '/' . ($options{directory} // "host_$name");
+	my $base = $primary->basedir . "/host_$name";
 	my $number = @hosts + 2;
 	my $self = bless {
 		primary => $primary,
 		name => $name,
 		base => $base,
-		home => "$base/home",
+		home => "$base/" . (delete $options{home_name} // 'home'),
 		address => "127.0.0.$number",
 		port => free_port(),
 		shell => '/bin/sh',
@@ -74,7 +74,7 @@ sub ssh_host
 	}, 'SshHosts::Host';
 
 	push @hosts, $self;
-	make_path("$base/home", "$base/etc");
+	make_path($self->{home}, "$base/etc");
 	for my $key ('host_key', 'user_key')
 	{
 		system_or_bail('ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', "$base/etc/$key");

@@ -727,6 +727,27 @@ find_sockets(RctlHost *host)
 	return found.data;
 }
 
+/* Copies: the host outlives changes of the facts. */
+static const char *
+copy_of(const char *value)
+{
+	return value ? pstrdup(value) : NULL;
+}
+
+static void
+take_facts(RctlHost *host, const RctlMap *facts)
+{
+	SshHost    *self = (SshHost *) host;
+
+	host->bindir = copy_of(rctl_map_get_default(facts, "bindir", rctl_map_get(self->options, "bindir")));
+	host->scratch = copy_of(rctl_map_get_default(facts, "scratch", "/tmp"));
+	host->os_user = copy_of(rctl_map_get_default(facts, "os_user", "?"));
+	host->address = copy_of(rctl_map_get(facts, "address"));
+	host->source_address = copy_of(rctl_map_get(facts, "source_address"));
+	host->root = copy_of(rctl_map_get(facts, "root"));
+	host->socket_directories = copy_of(rctl_map_get(facts, "host_sockets"));
+}
+
 void
 rctl_host_ssh_look(RctlHost *host, RctlMap *facts)
 {
@@ -755,13 +776,7 @@ rctl_host_ssh_look(RctlHost *host, RctlMap *facts)
 		rctl_map_set(facts, "host_sockets", find_sockets(host));
 	rctl_map_set(facts, "bindir", find_bindir(host));
 
-	host->os_user = rctl_map_get(facts, "os_user");
-	host->address = rctl_map_get(facts, "address");
-	host->source_address = rctl_map_get(facts, "source_address");
-	host->root = rctl_map_get(facts, "root");
-	host->scratch = rctl_map_get(facts, "scratch");
-	host->socket_directories = rctl_map_get(facts, "host_sockets");
-	host->bindir = rctl_map_get(facts, "bindir");
+	take_facts(host, facts);
 }
 
 char *
@@ -824,18 +839,10 @@ rctl_host_ssh(RctlOp *op, const RctlMap *server_options, const RctlReplica *repl
 {
 	SshHost    *self = palloc0(sizeof(SshHost));
 	RctlHost   *host = &self->host;
-	const RctlMap *facts = replica ? replica->facts : rctl_map_make();
-
 	self->options = server_options;
 	self->replica = replica;
 	host->name = rctl_ssh_name(server_options);
-	host->bindir = rctl_map_get_default(facts, "bindir", rctl_map_get(server_options, "bindir"));
-	host->scratch = rctl_map_get_default(facts, "scratch", "/tmp");
-	host->os_user = rctl_map_get_default(facts, "os_user", "?");
-	host->address = rctl_map_get(facts, "address");
-	host->source_address = rctl_map_get(facts, "source_address");
-	host->root = rctl_map_get(facts, "root");
-	host->socket_directories = rctl_map_get(facts, "host_sockets");
+	take_facts(host, replica ? replica->facts : rctl_map_make());
 	host->op = op;
 	host->run = ssh_run;
 	host->inspect = ssh_inspect;
