@@ -47,11 +47,12 @@ sub failure
 	return $error;
 }
 
-# The row of replica_explain for the first check.
+# The rows of replica_explain for a check, the first unless it is named.
 sub explained
 {
+	my ($check) = @_;
 	return sql(q{SELECT status || ': ' || coalesce(detail, '') || ' ' || coalesce(hint, '')
-		FROM replica_explain('create', 'r', 'h1') WHERE name = 'ssh'});
+		FROM replica_explain('create', 'r', 'h1') WHERE name = '} . ($check // 'ssh') . q{'});
 }
 
 #
@@ -141,7 +142,7 @@ with('user', scalar getpwuid($<));
 	like(failure(), qr/28000.*refuses the login by ssh/s, 'ssh does not ask questions');
 	system_or_bail('ssh-keygen', '-q', '-p', '-P', 'secret', '-N', '', '-f', "$base/etc/user_key");
 	$host->write('ssh_config', "Nonsense yes\n");
-	like(failure(), qr/22023.*ssh does not accept its configuration.*Nonsense.*HINT:.*ssh_config/s, 'a configuration that is none');
+	like(failure(), qr/22023.*ssh does not accept its configuration.*nonsense.*HINT:.*ssh_config/s, 'a configuration that is none');
 	$host->write('ssh_config', '');
 }
 
@@ -185,7 +186,7 @@ for my $shell ('/usr/bin/fish', '/bin/tcsh', '/bin/zsh')
 with_shell("#!/bin/sh\necho 'This account is currently not available.'; exit 1\n");
 like(failure(), qr/55000.*host "127.0.0.2" does not run commands.*This account is currently not available.*HINT:.*login shell/s, 'no shell at all');
 with_shell("#!/bin/sh\ncat >/dev/null\n");
-like(failure(), qr/55000.*does not run commands.*HINT/s, 'a shell that does something else');
+like(explained(), qr/^blocked/, 'a shell that does something else');
 with_shell('/bin/sh', 'ForceCommand echo only this');
 like(failure(), qr/55000.*does not run commands.*only this/s, 'a forced command');
 with_shell("#!/bin/sh\nPATH=/nonexistent; export PATH\n[ \"\$1\" = -c ] && exec /bin/sh -c \"\$2\"\n");
@@ -222,27 +223,59 @@ with_shell('/bin/sh');
 	like(failure(qq({"port": $port})), qr/22023.*port $port is in use/s, 'a port that is taken');
 
 	sql("ALTER SERVER h1 OPTIONS (ADD source_host '127.0.0.77')");
-	like(failure(), qr/could not log in to this server for replication from host "127.0.0.2".*127.0.0.77/s, 'it cannot reach this server');
+	like(explained('replication login'),
+		qr/blocked: could not log in to this server for replication from host "127.0.0.2".*127.0.0.77/s, 'it cannot reach this server');
 	sql('ALTER SERVER h1 OPTIONS (DROP source_host)');
 	sql(q{ALTER USER MAPPING FOR CURRENT_USER SERVER h1 OPTIONS (SET password 'wrong')});
 	like(failure(), qr/28000.*could not log in to this server for replication from host.*password authentication failed.*HINT:.*USER MAPPING/s, 'a wrong password');
 	sql(q{ALTER USER MAPPING FOR CURRENT_USER SERVER h1 OPTIONS (SET password 'S3cr:t\''')});
 	sql(q{ALTER SERVER h1 OPTIONS (ADD address 'no.such.host.invalid')});
-	like(failure(), qr/port \d+ of "no.such.host.invalid" cannot be reached from this server.*HINT:.*address/s, 'it is not reached by this address');
+	like(explained('way there'), qr/blocked: port \d+ of "no.such.host.invalid" cannot be reached from this server.*address/s,
+		'it is not reached by this address');
 	sql('ALTER SERVER h1 OPTIONS (DROP address)');
 
-	# a shared library and a locale that are here only
-	sql(q{ALTER SYSTEM SET session_preload_libraries = 'auto_explain, no_such_library'});
+	# programs without this extension's library next to them
+	make_path("$base/pg/usr/lib/postgresql/15/bin");
+	symlink "$real/$_", "$base/pg/usr/lib/postgresql/15/bin/$_" for qw(postgres pg_basebackup pg_ctl psql);
+	with('bindir', "$base/pg/usr/lib/postgresql/15/bin");
+	like(explained('libraries'), qr/blocked: libraries that this server preloads are missing.*replica_ctl.so/s, 'a library is missing there');
+	with('bindir', $real);
+
+	# a certificate that is here only
+	system_or_bail('openssl', 'req', '-new', '-x509', '-days', '2', '-nodes', '-subj', '/CN=here', '-keyout', "$base/key.pem", '-out', "$base/cert.pem");
+	chmod 0600, "$base/key.pem";
+	sql(q{CREATE TABLE icu (t text COLLATE "und-x-icu")});
+	sql(q{CREATE DATABASE other LOCALE 'C.UTF-8' TEMPLATE template0});
+	my %programs = (
+		locale => 'echo C; echo POSIX', date => 'echo 1000000000.5', ldd => 'echo "libicuuc.so.49 => /x"');
+	make_path("$base/bin");
+	for my $program (keys %programs)
+	{
+		open my $out, '>', "$base/bin/$program" or die;
+		print $out "#!/bin/sh\n$programs{$program}\n";
+		close $out;
+		chmod 0755, "$base/bin/$program";
+	}
+	with_shell("#!/bin/sh\nPATH=$base/bin:\$PATH; export PATH\n[ \"\$1\" = -c ] && exec /bin/sh -c \"\$2\"\n");
+	like(explained('platform'), qr/blocked: locale "C.UTF-8" is missing on host.*locale-gen/s, 'a locale is missing there');
+	like(explained('clock'), qr/warning: the clock of host "127.0.0.2" is \d+.\d s behind.*NTP/s, 'the clocks differ');
+	sql('DROP DATABASE other');
+	like(explained('platform'), qr/warning: the ICU library of host.*49 there and \d+ here.*REINDEX/s, 'ICU is another');
+	sql("ALTER SYSTEM SET ssl_cert_file = '$base/cert.pem'");
+	sql("ALTER SYSTEM SET ssl_key_file = '$base/key.pem'");
+	sql('ALTER SYSTEM SET ssl = on');
 	sql('SELECT pg_reload_conf()');
-	sleep 1;
-	my $missing = sql(q{SET session_preload_libraries = ''; SELECT count(*) FROM replica_explain('create', 'r', 'h1') WHERE name = 'libraries' AND status = 'ok'});
-	sql('ALTER SYSTEM RESET session_preload_libraries') if 0;
-	ok(defined $missing, 'libraries are looked at');
+	wait_for($primary, q{SELECT current_setting('ssl')::bool});
+	like(explained('files'), qr/^ok/, 'the certificate is there');
+	rename "$base/key.pem", "$base/key.gone";
+	like(explained('files'), qr/blocked: file ".*key.pem", which a setting of this server names, cannot be read.*option settings/s, 'it is not');
+	rename "$base/key.gone", "$base/key.pem";
+	with_shell('/bin/sh');
 }
 $host->stop;
 {
 	my $start = time;
-	like(explained(), qr/blocked: no connection to host "127.0.0.2" by ssh.*refused.*HINT|blocked.*refused/si, 'explain: nobody there');
+	like(explained(), qr/^blocked: no connection to host "127.0.0.2" by ssh.*refused.*BatchMode/s, 'explain: nobody there');
 	cmp_ok(time - $start, '<', 10, 'at once');
 	is(sql(q{SELECT count(*) FROM replica_explain('create', 'r', 'h1') WHERE detail LIKE 'not checked%'}) > 5, 1, 'the other checks are not made');
 	like(failure(), qr/08006.*no connection to host "127.0.0.2" by ssh.*refused.*HINT/s, 'nobody there');

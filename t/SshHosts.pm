@@ -24,7 +24,7 @@ use PostgreSQL::Test::Utils;
 use ReplicaCtl;
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw(ssh_missing ssh_host ssh_primary);
+our @EXPORT = qw(ssh_missing ssh_host ssh_small_host ssh_primary);
 
 my @hosts;
 my $user = getpwuid($<);
@@ -84,6 +84,15 @@ sub ssh_host
 	$self->know;
 	$self->start;
 	return $self;
+}
+
+# One whose home is a file system of so many MB; undef if there cannot be one.
+sub ssh_small_host
+{
+	my ($primary, $name, $megabytes) = @_;
+
+	return undef unless system("unshare --user --mount --map-current-user --keep-caps true 2>/dev/null") == 0;
+	return ssh_host($primary, $name, megabytes => $megabytes);
 }
 
 END
@@ -152,7 +161,11 @@ sub start
 		local $ENV{LD_PRELOAD} = SshHosts::wrapper();
 		local $ENV{NSS_WRAPPER_PASSWD} = "$base/etc/passwd";
 		local $ENV{NSS_WRAPPER_GROUP} = "$base/etc/group";
-		system('/usr/sbin/sshd', '-f', "$base/etc/sshd_config", '-E', $self->log) == 0
+		my @sshd = ('/usr/sbin/sshd', '-f', "$base/etc/sshd_config", '-E', $self->log);
+		@sshd = ('unshare', '--user', '--mount', '--map-current-user', '--keep-caps', 'sh', '-c',
+			'mount -t tmpfs -o size=$1m,mode=700 tmpfs "$2" && shift 2 && exec "$@"', 'sh', $self->{megabytes}, $self->{home}, @sshd)
+		  if $self->{megabytes};
+		system(@sshd) == 0
 		  or croak "sshd: " . slurp_file($self->log);
 	}
 	ReplicaCtl::wait_until(sub { -s "$base/sshd.pid" }, 'sshd');
@@ -165,25 +178,30 @@ sub stop
 {
 	my ($self, %options) = @_;
 
-	my @pids = defined $self->{pid} ? ($self->{pid}) : ();
-	push @pids, $self->sessions if $options{connections};
+	my @pids = $options{connections} ? $self->sessions : ();
+	push @pids, $self->{pid} if defined $self->{pid};
 	kill 'KILL', @pids if @pids;
 	unlink "$self->{base}/sshd.pid";
 	delete $self->{pid};
 	return;
 }
 
-# The processes of sshd that serve a connection.
+# The processes of sshd that serve a connection: its children, and theirs.
 sub sessions
 {
 	my ($self) = @_;
+	my %parent;
 	my @found;
 
+	return () unless defined $self->{pid};
 	for my $proc (glob '/proc/[0-9]*')
 	{
-		my $environ = eval { slurp_file("$proc/environ") } // '';
-		my $title = eval { slurp_file("$proc/cmdline") } // '';
-		push @found, basename($proc) if $title =~ /^sshd: / && $environ =~ /\Q$self->{base}\E\/etc\/passwd/;
+		my ($title, $ppid) = (eval { slurp_file("$proc/stat") } // '') =~ /\((.*)\) \S (\d+)/ or next;
+		$parent{ basename($proc) } = $ppid if $title eq 'sshd';
+	}
+	for my $pid (keys %parent)
+	{
+		push @found, $pid if $parent{$pid} == $self->{pid} || ($parent{ $parent{$pid} } // 0) == $self->{pid};
 	}
 	return @found;
 }
@@ -218,6 +236,15 @@ sub server
 		CREATE SERVER $self->{name} FOREIGN DATA WRAPPER replica_ssh OPTIONS ($options);
 		CREATE USER MAPPING FOR CURRENT_USER SERVER $self->{name} OPTIONS (user 'rep', password 'S3cr:t\\''')});
 	return;
+}
+
+# The same where the home is another file system for sshd than for us.
+sub left_inside
+{
+	my ($self) = @_;
+	my $home = "/proc/$self->{pid}/root$self->{home}";
+
+	return ($self->left, map { "file $_" } glob("$home/replicas/* $home/*passfile*"));
 }
 
 # What is left of replicas there: processes and files, in words.

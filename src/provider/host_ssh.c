@@ -839,6 +839,7 @@ rctl_host_ssh(RctlOp *op, const RctlMap *server_options, const RctlReplica *repl
 {
 	SshHost    *self = palloc0(sizeof(SshHost));
 	RctlHost   *host = &self->host;
+
 	self->options = server_options;
 	self->replica = replica;
 	host->name = rctl_ssh_name(server_options);

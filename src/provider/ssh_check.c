@@ -18,6 +18,7 @@
 
 #include "miscadmin.h"
 #include "port.h"
+#include "storage/fd.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 
@@ -97,13 +98,21 @@ rctl_ssh_check_version(RctlOp *op)
 static char *
 own_icu(void)
 {
-	char	   *maps = rctl_host_local(NULL, rctl_map_make())->read_file(NULL, "/proc/self/maps", 1024 * 1024);
-	char	   *found = maps ? strstr(maps, "/libicuuc.so.") : NULL;
+	static const char name[] = "/libicuuc.so.";
+	FILE	   *maps = AllocateFile("/proc/self/maps", "r");
+	char		line[MAXPGPATH + 128];
+	char	   *version = NULL;
 
-	if (found == NULL)
-		return pstrdup("");
-	found += strlen("/libicuuc.so.");
-	return pnstrdup(found, strspn(found, "0123456789"));
+	while (maps && version == NULL && fgets(line, sizeof(line), maps))
+	{
+		char	   *found = strstr(line, name);
+
+		if (found)
+			version = pnstrdup(found + strlen(name), strspn(found + strlen(name), "0123456789"));
+	}
+	if (maps)
+		FreeFile(maps);
+	return version ? version : pstrdup("");
 }
 
 /* en_US.UTF-8 and en_US.utf8 are one. */

@@ -46,7 +46,7 @@
 #define ALIVE_COUNT 3
 
 /* From the start of ssh to the first word of the shell. */
-#define GREETING_MS 25000
+#define GREETING_MS 20000
 
 #define HEARTBEAT_MS 5000
 #define LISTEN_MS 500

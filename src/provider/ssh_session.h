@@ -19,7 +19,12 @@
 #include "net/process.h"
 #include "provider/provider.h"
 
+/* Tests do not wait as long. */
+#ifdef RCTL_TEST
+#define RCTL_SSH_SILENCE_S 12
+#else
 #define RCTL_SSH_SILENCE_S 30
+#endif
 
 typedef struct RctlSsh RctlSsh;
 
