@@ -57,23 +57,27 @@ cmp_ok(scalar @functions, '>', 5, 'there are functions for users');
 is(join(' ', grep { $readme !~ /^\| `\Q$_\E\(/m } @functions), '', 'the README has a line for every function');
 is(join(' ', grep { $readme !~ /^\| `\Q$_\E` \|/m } @views), '', 'the README has a line for every view');
 
-# docs/local.md has every option of the local provider, as its errors list them.
-my $local = slurp_file('docs/local.md');
-my %calls = (
-	'replica_create' => q{SELECT replica_create('x', options => '{"?": 1}')},
-	'replica_attach' => q{SELECT replica_attach('x', options => '{"?": 1}')},
-	'server' => q{ALTER SERVER local OPTIONS ("?" '1')},
-	'user mapping' => q{CREATE USER MAPPING FOR CURRENT_USER SERVER local OPTIONS ("?" '1')});
-for my $what (sort keys %calls)
+# A provider's page has every option of it, as its errors list them.
+$node->safe_psql('postgres', q{CREATE SERVER ssh FOREIGN DATA WRAPPER replica_ssh OPTIONS (host 'x')});
+for my $server ('local', 'ssh')
 {
-	my ($listed) = psql_error($node, $calls{$what}) =~ /Valid options are: (.*)\.$/m;
-	my ($section) = $local =~ /^## Options of \Q$what\E\n(.*?)(?=^## |\z)/ms;
-	my $pattern = qr/^\| `(\w+)`/m;
+	my $page = slurp_file("docs/$server.md");
+	my %calls = (
+		'replica_create' => qq{SELECT replica_create('x', '$server', '{"?": 1}')},
+		'replica_attach' => qq{SELECT replica_attach('x', '$server', '{"?": 1}')},
+		'server' => qq{ALTER SERVER $server OPTIONS ("?" '1')},
+		'user mapping' => qq{CREATE USER MAPPING FOR CURRENT_USER SERVER $server OPTIONS ("?" '1')});
+	for my $what (sort keys %calls)
+	{
+		my ($listed) = psql_error($node, $calls{$what}) =~ /Valid options are: (.*)\.$/m;
+		my ($section) = $page =~ /^## Options of \Q$what\E\n(.*?)(?=^## |\z)/ms;
+		my $pattern = qr/^\| `(\w+)`/m;
 
-	# those of servers and user mappings share a table
-	($section, $pattern) = ($local, qr/^\| \Q$what\E \| `(\w+)`/m) unless defined $section;
-	is(join(', ', sort $section =~ /$pattern/g), join(', ', sort split /, /, $listed),
-		"docs/local.md has the options of $what");
+		# those of servers and user mappings share a table
+		($section, $pattern) = ($page, qr/^\| \Q$what\E \| `(\w+)`/m) unless defined $section;
+		is(join(', ', sort $section =~ /$pattern/g), join(', ', sort split /, /, $listed),
+			"docs/$server.md has the options of $what");
+	}
 }
 
 # docs/operations.md has every step of it, in order.

@@ -226,9 +226,9 @@ with_shell('/bin/sh');
 	like(explained('replication login'),
 		qr/blocked: could not log in to this server for replication from host "127.0.0.2".*127.0.0.77/s, 'it cannot reach this server');
 	sql('ALTER SERVER h1 OPTIONS (DROP source_host)');
-	sql(q{ALTER USER MAPPING FOR CURRENT_USER SERVER h1 OPTIONS (SET password 'wrong')});
+	sql(q{ALTER USER MAPPING FOR PUBLIC SERVER h1 OPTIONS (SET password 'wrong')});
 	like(failure(), qr/28000.*could not log in to this server for replication from host.*password authentication failed.*HINT:.*USER MAPPING/s, 'a wrong password');
-	sql(q{ALTER USER MAPPING FOR CURRENT_USER SERVER h1 OPTIONS (SET password 'S3cr:t\''')});
+	sql(q{ALTER USER MAPPING FOR PUBLIC SERVER h1 OPTIONS (SET password 'S3cr:t\''')});
 	sql(q{ALTER SERVER h1 OPTIONS (ADD address 'no.such.host.invalid')});
 	like(explained('way there'), qr/blocked: port \d+ of "no.such.host.invalid" cannot be reached from this server.*address/s,
 		'it is not reached by this address');

@@ -234,7 +234,7 @@ sub server
 
 	$self->{primary}->safe_psql('postgres', qq{
 		CREATE SERVER $self->{name} FOREIGN DATA WRAPPER replica_ssh OPTIONS ($options);
-		CREATE USER MAPPING FOR CURRENT_USER SERVER $self->{name} OPTIONS (user 'rep', password 'S3cr:t\\''')});
+		CREATE USER MAPPING FOR PUBLIC SERVER $self->{name} OPTIONS (user 'rep', password 'S3cr:t\\''')});
 	return;
 }
 
