@@ -42,6 +42,11 @@ $source->backup('b');
 
 sub sql { return $control->safe_psql('postgres', $_[0]) }
 
+# What a replica is taken for, when it is promoted and no real one.
+my $elsewhere = PostgreSQL::Test::Cluster->new('elsewhere');
+$elsewhere->init_from_backup($source, 'b');
+$elsewhere->start;
+
 sub standby
 {
 	my ($name) = @_;
@@ -68,11 +73,8 @@ sql(qq{
 	CREATE USER MAPPING FOR CURRENT_USER SERVER watched OPTIONS (source_password 'sesame')});
 
 # What the source's databases are set to, exactly.
-sub settings
-{
-	return $source->safe_psql('postgres',
-		'SELECT datname, setconfig FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase ORDER BY 1');
-}
+my $settings_sql = 'SELECT datname, setconfig FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase ORDER BY 1';
+sub settings { return $source->safe_psql('postgres', $settings_sql) }
 
 my $number = 0;
 
@@ -81,6 +83,8 @@ sub replica
 {
 	my ($server, %options) = @_;
 	my $name = 'm' . ++$number;
+
+	$options{promoted} = 'dbname=postgres ' . $elsewhere->connstr if $server eq 'far' && !$options{conninfo};
 	my $json = join ', ', map { qq{"$_": "$options{$_}"} } sort keys %options;
 
 	sql("SELECT replica_create('$name', '$server', '{$json}')");
@@ -186,6 +190,8 @@ note 'a planned promotion under load';
 		ok($there >= $acked || ($client == 3 && $told), "client $client: nothing was lost" . ($client == 3 ? ', or it was told' : ''));
 	}
 	is($source->safe_psql('app', 'SELECT count(*) FROM t WHERE i = -1'), '0', 'the open transaction was ended');
+	is(($standby->psql('app', 'INSERT INTO t VALUES (-3)', extra_params => [ '-U', 'app' ]))[0], 0, 'the new primary takes writes');
+	is($standby->safe_psql('postgres', $settings_sql), $before, 'by the settings that the source had');
 	like(psql_error($source, 'INSERT INTO t VALUES (-2)', dbname => 'app', extra_params => [ '-U', 'app' ]), qr/25006/, 'the source stays read-only');
 	isnt(settings(), $before, 'by its settings');
 	$source->safe_psql('postgres', q{SET default_transaction_read_only = off;

@@ -24,6 +24,7 @@
 #include "utils/timestamp.h"
 
 #include "core/board.h"
+#include "core/managed.h"
 #include "core/promotion.h"
 #include "core/source_fence.h"
 #include "core/timing.h"
@@ -290,7 +291,9 @@ rctl_source_promoted(RctlOp *op)
 			promoted_here(op);
 			break;
 		case RCTL_SOURCE_REMOTE:
-			rctl_remote_look_back(op);
+			rctl_remote_open_promoted(op);
+			if (!rctl_managed_source_follows(op->replica))
+				rctl_remote_look_back(op);
 			break;
 		case RCTL_SOURCE_EXTERNAL:
 			if (has_conninfo(op))

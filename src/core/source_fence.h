@@ -59,7 +59,10 @@ extern bool rctl_source_still(RctlOp *op);
 /* Takes back what was done; harmless if it was nothing. */
 extern void rctl_source_release(RctlOp *op);
 
-/* The replica is a primary now: tells clients here, looks whether the source elsewhere was written to. */
+/*
+ * The replica is a primary now: tells clients here; or lets it take writes,
+ * and looks whether the source elsewhere was written to.
+ */
 extern void rctl_source_promoted(RctlOp *op);
 
 /* Handles a cleanup record of type RCTL_SOURCE_RECORD. */
@@ -72,6 +75,7 @@ extern void rctl_remote_stop(RctlOp *op);
 extern void rctl_remote_observe(RctlOp *op);
 extern bool rctl_remote_still(RctlOp *op);
 extern XLogRecPtr rctl_remote_flushed(RctlOp *op);
+extern void rctl_remote_open_promoted(RctlOp *op);
 extern void rctl_remote_look_back(RctlOp *op);
 
 #endif							/* REPLICA_CTL_CORE_SOURCE_FENCE_H */

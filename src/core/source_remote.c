@@ -20,6 +20,10 @@
  * the setting.  Only these are touched, and put back only if they still are
  * what we made them.
  *
+ * The setting travels in the WAL: the replica has it, too, when it is promoted.
+ * So it is taken back there, as soon as the replica accepts that, by the role
+ * that has set it on the source.
+ *
  * Durable in op->state: source_databases (as in the record), source_began (by
  * the source's clock, when all were read-only), source_xmax, source_tuples.
  *
@@ -43,6 +47,11 @@
 #define LOOK_AGAIN_MS 20
 #define OBSERVATIONS 50
 
+/* How long a promoted replica may take to let itself be made writable. */
+#define OPEN_MS 30000
+#define OPEN_POLL_MS 50
+#define OPEN_MARGIN_MS 2000
+
 #define SETTING "default_transaction_read_only"
 
 /* A proof that takes this long to look for is not one by LSN, see writes_since(). */
@@ -53,9 +62,9 @@
  * ---------------------------------------------------------------------
  */
 
-/* source_conninfo with the password of the mapping. */
+/* source_conninfo with the password of the mapping, and another server's address if there is one. */
 static char *
-full_conninfo(const char *conninfo, const char *password)
+full_conninfo(const char *conninfo, const char *password, const char *host, const char *port)
 {
 	PQconninfoOption *options = PQconninfoParse(conninfo, NULL);
 	RctlConnParam *params;
@@ -68,18 +77,24 @@ full_conninfo(const char *conninfo, const char *password)
 				 errmsg("server option source_conninfo is not a connection string")));
 	for (PQconninfoOption *o = options; o->keyword; o++)
 		n++;
-	params = palloc0(sizeof(RctlConnParam) * (n + 2));
+	params = palloc0(sizeof(RctlConnParam) * (n + 4));
 	n = 0;
 	for (PQconninfoOption *o = options; o->keyword; o++)
 	{
 		if (o->val == NULL || strcmp(o->keyword, "password") == 0)
+			continue;
+		if (host && (strcmp(o->keyword, "host") == 0 || strcmp(o->keyword, "hostaddr") == 0 || strcmp(o->keyword, "port") == 0))
 			continue;
 		params[n].keyword = pstrdup(o->keyword);
 		params[n++].value = pstrdup(o->val);
 	}
 	PQconninfoFree(options);
 	params[n].keyword = "password";
-	params[n].value = password;
+	params[n++].value = password;
+	params[n].keyword = "host";
+	params[n++].value = host;
+	params[n].keyword = "port";
+	params[n++].value = port;
 	full = rctl_conninfo(params);
 	return full;
 }
@@ -96,20 +111,18 @@ requester_is_superuser(RctlOp *op)
 }
 
 /*
- * A connection in CurrentMemoryContext.  Who is no superuser must not log in
- * somewhere as the user that this server runs as: so there must be a password,
- * and it must have been asked for.
+ * Logs in as source_conninfo says, there or at another address.  Who is no
+ * superuser must not log in somewhere as the user that this server runs as:
+ * so there must be a password, and it must have been asked for.
  */
-PGconn *
-rctl_source_connect(RctlOp *op, long timeout_ms)
+static PGconn *
+login(RctlOp *op, const char *host, const char *port, long timeout_ms)
 {
 	const char *conninfo = rctl_map_get(op->server_options, "source_conninfo");
 	char	   *password;
 	bool		trusted;
 	PGconn	   *conn;
 
-	if (conninfo == NULL)
-		return NULL;
 	password = rctl_op_secret(op, "source_password");
 	trusted = requester_is_superuser(op);
 	if (password == NULL && !trusted)
@@ -119,21 +132,29 @@ rctl_source_connect(RctlOp *op, long timeout_ms)
 				 errdetail("Only superusers may log in there without one."),
 				 errhint("Set option source_password in the user mapping for server %s.",
 						 quote_identifier(op->replica->server))));
-	conn = rctl_pg_connect(full_conninfo(conninfo, password), timeout_ms,
-						   psprintf("source of replica \"%s\"", op->replica->name));
+	conn = rctl_pg_connect(full_conninfo(conninfo, password, host, port), timeout_ms,
+						   psprintf("%sreplica \"%s\"", host ? "" : "source of ", op->replica->name));
 	if (!trusted && !PQconnectionUsedPassword(conn))
 	{
 		rctl_pg_close(conn);
 		ereport(ERROR,
 				(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
-				 errmsg("the source of replica \"%s\" did not ask for the password", op->replica->name),
+				 errmsg("the %sreplica \"%s\" did not ask for the password", host ? "" : "source of ", op->replica->name),
 				 errdetail("Only superusers may log in there without one."),
-				 errhint("Change the source's pg_hba.conf to an authentication method with a password.")));
+				 errhint("Change its pg_hba.conf to an authentication method with a password.")));
 	}
 
 	/* It may be we who made it read-only. */
 	rctl_pg_clear(rctl_pg_exec(conn, QUERY_TIMEOUT_MS, "SET " SETTING " = off", 0, NULL));
 	return conn;
+}
+
+PGconn *
+rctl_source_connect(RctlOp *op, long timeout_ms)
+{
+	if (rctl_map_get(op->server_options, "source_conninfo") == NULL)
+		return NULL;
+	return login(op, NULL, NULL, timeout_ms);
 }
 
 /* The worker's connection to its operation's source, in op->context. */
@@ -215,9 +236,9 @@ set_sql(const char *database, const char *value)
 
 /* Database names to settings. */
 static RctlMap *
-read_databases(RctlOp *op)
+read_databases(PGconn *conn)
 {
-	PGresult   *result = ask(op, DATABASES_SQL);
+	PGresult   *result = rctl_pg_exec(conn, QUERY_TIMEOUT_MS, DATABASES_SQL, 0, NULL);
 	RctlMap    *databases = rctl_map_make();
 
 	for (int i = 0; i < PQntuples(result); i++)
@@ -242,7 +263,7 @@ static void
 make_read_only(RctlOp *op)
 {
 	const char *recorded = rctl_map_get(op->state, "source_databases");
-	RctlMap    *databases = recorded ? rctl_map_from_json(recorded, "databases") : read_databases(op);
+	RctlMap    *databases = recorded ? rctl_map_from_json(recorded, "databases") : read_databases(source_conn(op));
 	RctlMap    *now;
 	RctlMap    *object = rctl_map_make();
 	ListCell   *lc;
@@ -251,7 +272,7 @@ make_read_only(RctlOp *op)
 	rctl_map_set_json(object, "databases", rctl_map_to_json(databases));
 	rctl_op_cleanup_add(op, RCTL_SOURCE_RECORD, object, op->kind == RCTL_OP_DRILL);
 
-	now = read_databases(op);
+	now = read_databases(source_conn(op));
 	foreach(lc, databases->entries)
 	{
 		const RctlMapEntry *entry = lfirst(lc);
@@ -283,9 +304,9 @@ restore_text(const RctlMap *databases)
 }
 
 static void
-restore(RctlOp *op, const RctlMap *databases)
+restore(PGconn *conn, const RctlMap *databases)
 {
-	RctlMap    *now = read_databases(op);
+	RctlMap    *now = read_databases(conn);
 	ListCell   *lc;
 
 	foreach(lc, databases->entries)
@@ -294,7 +315,7 @@ restore(RctlOp *op, const RctlMap *databases)
 
 		/* What is not "on" any more somebody else has changed since. */
 		if (!is_on(entry->value) && is_on(rctl_map_get(now, entry->key)))
-			(void) ask(op, set_sql(entry->key, entry->value));
+			rctl_pg_clear(rctl_pg_exec(conn, QUERY_TIMEOUT_MS, set_sql(entry->key, entry->value), 0, NULL));
 	}
 }
 
@@ -306,7 +327,7 @@ rctl_source_undo(RctlOp *op, const RctlCleanup *record)
 
 	PG_TRY();
 	{
-		restore(op, databases);
+		restore(source_conn(op), databases);
 	}
 	PG_CATCH();
 	{
@@ -532,7 +553,94 @@ rctl_remote_still(RctlOp *op)
 	return false;
 }
 
-/* After the promotion: it cannot be helped any more, but must be known. */
+/* ---------------------------------------------------------------------
+ * After the promotion
+ * ---------------------------------------------------------------------
+ */
+
+/* The promoted replica, as the role that made the source read-only. */
+static PGconn *
+promoted_conn(RctlOp *op)
+{
+	const char *host = rctl_map_get(op->replica->facts, "host");
+	const char *port = rctl_map_get(op->replica->facts, "port");
+	PGconn	   *conn;
+
+	if (host && port)
+		return login(op, host, port, CONNECT_TIMEOUT_MS);
+	if (op->replica->provider->connect == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+				 errmsg("the address of replica \"%s\" is not known", op->replica->name)));
+	conn = op->replica->provider->connect(op, op->replica, CONNECT_TIMEOUT_MS);
+	rctl_pg_clear(rctl_pg_exec(conn, QUERY_TIMEOUT_MS, "SET " SETTING " = off", 0, NULL));
+	return conn;
+}
+
+/* False while it is still in recovery. */
+static bool
+try_open(RctlOp *op, const RctlMap *databases)
+{
+	PGconn	   *conn = promoted_conn(op);
+	long		since = TimestampDifferenceMilliseconds(rctl_noted_time(op, "fence_began"), GetCurrentTimestamp());
+	bool		ready = rctl_pg_value(conn, QUERY_TIMEOUT_MS, "SELECT 1 WHERE NOT pg_is_in_recovery()", 0, NULL) != NULL;
+
+	if (ready)
+	{
+		restore(conn, databases);
+
+		/* Who has come since writes were stopped would stay read-only. */
+		(void) rctl_pg_value(conn, QUERY_TIMEOUT_MS,
+							 psprintf("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+									  " WHERE backend_type = 'client backend' AND" OTHERS " AND" MAY_END
+									  " AND backend_start > clock_timestamp() - %ld * interval '1 millisecond'",
+									  since + OPEN_MARGIN_MS), 0, NULL);
+	}
+	rctl_pg_close(conn);
+	return ready;
+}
+
+void
+rctl_remote_open_promoted(RctlOp *op)
+{
+	const char *recorded = rctl_map_get(op->state, "source_databases");
+	RctlMap    *databases = recorded ? rctl_map_from_json(recorded, "databases") : NULL;
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OPEN_MS);
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *volatile error;
+	volatile bool open = false;
+
+	if (databases == NULL || restore_text(databases)[0] == '\0')
+		return;
+	for (;;)
+	{
+		error = NULL;
+		PG_TRY();
+		{
+			open = try_open(op, databases);
+		}
+		PG_CATCH();
+		{
+			MemoryContextSwitchTo(context);
+			error = CopyErrorData();
+			FlushErrorState();
+		}
+		PG_END_TRY();
+		if (open)
+			return;
+		if (GetCurrentTimestamp() >= until || (error && !rctl_error_is_transient(error->sqlerrcode)))
+			break;
+		rctl_op_progress(op, "letting the promoted replica take writes", 0, 0);
+		rctl_sleep(OPEN_POLL_MS);
+	}
+	ereport(ERROR,
+			(errcode(error ? error->sqlerrcode : ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("promoted replica \"%s\" is still read-only", op->replica->name),
+			 errdetail("%s", error ? error->message : "It is still in recovery."),
+			 errhint("Run there: %s", restore_text(databases))));
+}
+
+/* It cannot be helped any more, but must be known. */
 void
 rctl_remote_look_back(RctlOp *op)
 {
@@ -634,6 +742,12 @@ rctl_remote_check(RctlPreflight *p)
 		rctl_found_ok(p, "source recovery", "the source is a primary");
 	if (!external)
 		check_rights(p, result, PQuser(conn));
+	if (!external && p->op->replica->provider->connect == NULL &&
+		(rctl_map_get(p->op->replica->facts, "host") == NULL || rctl_map_get(p->op->replica->facts, "port") == NULL))
+		rctl_found_blocked(p, "promoted databases", ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+						   psprintf("the address of replica \"%s\" is not known", p->op->replica->name),
+						   "It has the source's databases, read-only as they are, and must be made writable when it is promoted.",
+						   "Stop writes on the source yourself and set server option fence to external.");
 	if (!external && value(result, 4)[0] != '\0')
 		rctl_found_blocked(p, "source roles", ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
 						   psprintf("roles of the source have " SETTING " = off for themselves: %s", value(result, 4)),

@@ -45,6 +45,7 @@ static const RctlOptionDef managed_mapping_options[] = {
 static const RctlOptionDef managed_create_options[] = {
 	{"conninfo", RCTL_OPTION_TEXT, "of a real standby"},
 	{"fault", RCTL_OPTION_TEXT, "faults to inject into the steps, see core/fault.h"},
+	{"promoted", RCTL_OPTION_TEXT, "conninfo of what it is taken for when it is a primary"},
 	{"size", RCTL_OPTION_INTEGER, "can be changed, default 1", 1, 1000, .fallback = "1"},
 	{"class", RCTL_OPTION_TEXT, "cannot be changed"},
 	{NULL}
@@ -177,7 +178,10 @@ static PGconn *
 managed_connect(RctlOp *op, RctlReplica *replica, long timeout_ms)
 {
 	const char *conninfo = rctl_map_get(replica->options, "conninfo");
+	char	   *role = read_line(role_path(op));
 
+	if (conninfo == NULL && role && strcmp(role, "primary") == 0)
+		conninfo = rctl_map_get(replica->options, "promoted");
 	if (conninfo == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
