@@ -2,6 +2,8 @@
 # cut, when replay is paused or delayed, after a restart, when a replica
 # hangs, and for standbys that are not ours.
 #
+# RCTL_TEST_LONG=1: an idle minute, a cut of 30 s and a delay of 10 s.
+#
 # slow
 
 use strict;
@@ -17,6 +19,7 @@ use Time::HiRes qw(sleep time);
 my $foreign = PostgreSQL::Test::Cluster->new('foreign');
 my $primary = new_primary('lag', conf => "autovacuum = off\nwal_keep_size = 512MB\n");
 my $load;
+my ($idle, $cut_for, $delay) = $ENV{RCTL_TEST_LONG} ? (60, 30, 10) : (15, 12, 5);
 
 sub sql { return $primary->safe_psql('postgres', shift); }
 
@@ -77,7 +80,7 @@ sql('SELECT pg_switch_wal()');
 sql('INSERT INTO t SELECT 1');
 sleep 2;
 my $worst = 0;
-my $end = time + 15;
+my $end = time + $idle;
 while (time < $end)
 {
 	my $max = sql('SELECT max(extract(epoch FROM replay_lag)) FROM replica_lag');
@@ -96,7 +99,7 @@ my $receiver = walreceiver($foreign);
 kill 'STOP', $receiver;
 my $cut = time;
 my @wrong;
-while (time < $cut + 12)
+while (time < $cut + $cut_for)
 {
 	my $now = lag('foreign');
 	my $truth = time - $cut;
@@ -164,12 +167,12 @@ wait_for($primary, q{SELECT replay_lag = '0' FROM replica_lag WHERE application_
 
 # ---- apply_delay ----
 
-$operation = sql(q{SELECT replica_create('slow', options => '{"apply_delay": "5s"}')});
+$operation = sql(qq{SELECT replica_create('slow', options => '{"apply_delay": "${delay}s"}')});
 is(wait_operation($primary, $operation, 90), 'succeeded', 'a delayed replica is made');
 start_load();
-sleep 10;
+sleep $delay + 5;
 my $delayed = sql(q{SELECT extract(epoch FROM lag) FROM replica_status WHERE replica = 'slow'});
-cmp_ok(abs($delayed - 5), '<', 1.5, 'a delay of 5 s shows as that under load') or diag($delayed);
+cmp_ok(abs($delayed - $delay), '<', 1.5, "a delay of $delay s shows as that under load") or diag($delayed);
 stop_load();
 wait_for($primary, q{SELECT lag = '0' FROM replica_status WHERE replica = 'slow'}, 30);
 pass('and as 0 once it is replayed');
