@@ -296,6 +296,8 @@ fails_like(q{CREATE SERVER plain FOREIGN DATA WRAPPER replica_cnpg OPTIONS (api_
 
 # ---- what the monitor sees; no secret anywhere ----
 
+wait_for($primary, q{SELECT count(*) > 0 FROM replica_events WHERE kind = 'cnpg' AND message LIKE 'Ready is True%'});
+like(sql(q{SELECT string_agg(DISTINCT service_status, ' ') FROM replica_status}), qr/Cluster in healthy state/, 'the phase is shown');
 control('/delete', { kind => 'clusters', name => 'beta' });
 new_cluster('beta');
 sql(q{SELECT replica_drop('beta', true)});

@@ -281,4 +281,5 @@ const RctlProvider rctl_provider_cnpg = {
 	.conninfo = cnpg_conninfo,
 	.managed = &rctl_cnpg_promotion,
 	.describe_step = describe_step,
+	.watch = rctl_cnpg_watch,
 };
