@@ -205,5 +205,26 @@ is_deeply(
 		qr/^plan.*no plan "nonsense".*Valid plans/, 'explain: a plan that there is not');
 }
 
+# ---- docs/aiven.md has every option ----
+
+{
+	my $docs = slurp_file('docs/aiven.md');
+	my %calls = (
+		'replica_create' => q{SELECT replica_create('x', 'aiven', '{"?": 1}')},
+		'replica_attach' => q{SELECT replica_attach('x', 'aiven', '{"?": 1}')},
+		'server' => q{ALTER SERVER aiven OPTIONS ("?" '1')},
+		'user mapping' => q{CREATE USER MAPPING FOR PUBLIC SERVER aiven OPTIONS ("?" '1')});
+
+	for my $what (sort keys %calls)
+	{
+		my ($listed) = psql_error($node, $calls{$what}) =~ /Valid options are: (.*)\.$/m;
+		my ($section) = $docs =~ /^## Options of \Q$what\E\n(.*?)(?=^## |\z)/ms;
+		my $pattern = qr/^\| `(\w+)`/m;
+
+		($section, $pattern) = ($docs, qr/^\| \Q$what\E \| `(\w+)`/m) unless defined $section;
+		is(join(', ', sort $section =~ /$pattern/g), join(', ', sort split /, /, $listed), "docs/aiven.md has the options of $what");
+	}
+}
+
 is(join("\n", grep { !/Additional properties/ } $aiven->complaints), '', 'no request broke the rules of the document');
 done_testing();

@@ -28,8 +28,12 @@
 /* A deletion that shows no effect is asked for again so often. */
 #define DELETE_AGAIN_MS 20000
 
-/* Until the server itself must be out of recovery, after Aiven says so. */
-#define VERIFY_MS 60000
+/*
+ * Until the server itself must be out of recovery, after Aiven says so; and
+ * how long one that cannot be reached is tried.
+ */
+#define VERIFY_MS 120000
+#define VERIFY_UNREACHED_MS 8000
 #define VERIFY_SERVICE_MS 600000
 
 /* Data that are this much newer than the fence cannot have been on their way before it. */
@@ -233,6 +237,7 @@ verify(RctlOp *op)
 {
 	RctlAiven  *aiven = rctl_aiven_open(op);
 	TimestampTz start = GetCurrentTimestamp();
+	PGconn	   *conn;
 
 	for (;;)
 	{
@@ -261,7 +266,10 @@ verify(RctlOp *op)
 		rctl_op_alive(op);
 		rctl_aiven_pause(start);
 	}
-	rctl_map_set(op->state, "sql_verified", rctl_managed_verify_sql(op, VERIFY_MS) ? "true" : "false");
+	conn = rctl_aiven_try_connect(op, op->replica, CONNECT_MS);
+	rctl_pg_close(conn);
+	rctl_map_set(op->state, "sql_verified",
+				 rctl_managed_verify_sql(op, conn ? VERIFY_MS : VERIFY_UNREACHED_MS) ? "true" : "false");
 }
 
 static void
