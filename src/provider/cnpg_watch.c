@@ -58,6 +58,9 @@ tell(RctlWatch *watch, const RctlJson *items)
 		const RctlJson *json = find_cluster(items, rctl_map_get(replica->facts, "cluster"));
 		RctlCnpgCluster *cluster;
 
+		/* What was never made is not missing. */
+		if (instance == NULL && rctl_map_get(replica->facts, "uid") == NULL)
+			continue;
 		if (json == NULL)
 		{
 			rctl_watch_status(watch, i, "missing", -1);
