@@ -242,7 +242,7 @@ allowed('an advisory lock', 'SELECT pg_advisory_lock(1) IS NOT NULL', 't');
 allowed('SHOW', 'SHOW transaction_read_only; SHOW default_transaction_read_only', "on\non");
 allowed('current_setting', q{SELECT current_setting('transaction_read_only')}, 'on');
 allowed('a parallel query',
-	q{SET force_parallel_mode = on; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SELECT count(*) FROM t},
+	q{SET min_parallel_table_scan_size = 0; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SELECT count(*) FROM t},
 	$rows);
 allowed('a foreign table', 'SELECT count(*) FROM foreign_t', $rows);
 is((run($open{temporary}, 'INSERT INTO mine (v) VALUES (1), (2); UPDATE mine SET v = 3; SELECT sum(v + id) FROM mine'))[0],
