@@ -98,12 +98,12 @@ our $dir = File::Temp::tempdir('bench.XXXXXX', TMPDIR => 1, CLEANUP => 1);
 my $port = 21000 + $$ % 8000;
 my @servers;
 
-# new(name, settings => { GUC => value }): a running server with the
+# new(name, settings => { GUC => value }, data => directory): a running server with the
 # extension created in "postgres", and replicas under its directory.
 sub new
 {
 	my ($class, $name, %options) = @_;
-	my $self = bless { name => $name, data => "$dir/$name", port => $port++, log => "$dir/$name.log" }, $class;
+	my $self = bless { name => $name, data => $options{data} // "$dir/$name", port => $port++, log => "$dir/$name.log" }, $class;
 	my %settings = (
 		listen_addresses => "''",
 		unix_socket_directories => "'$dir'",
@@ -134,6 +134,17 @@ sub host { return $dir }
 sub port { return $_[0]{port} }
 sub data_dir { return $_[0]{data} }
 sub log { return $_[0]{log} }
+
+# Ends it early.
+sub stop
+{
+	my ($self) = @_;
+
+	close $self->{to} if delete $self->{psql};
+	Bench::run('pg_ctl', '-D', $self->{data}, '-m', 'immediate', '-w', 'stop');
+	@servers = grep { $_ ne $self->{data} } @servers;
+	return;
+}
 
 # A directory that goes with the benchmark, and a port.
 sub scratch { return "$dir/$_[1]" }
