@@ -130,7 +130,7 @@ SKIP:
 SKIP:
 {
 	skip 'needs a test build', 4 unless test_build($primary);
-	set_fault($primary, 'copy.without=clone,range,direct');
+	set_fault($primary, 'copy.without=clone,range,direct,syncfs');
 	created('r2', '{"jobs": 3}');
 	like(event('copied', 'notes'), qr/Files were not cloned: Operation not supported/, 'without cloning');
 	is(contents(server_of($primary, 'r2')), contents($main), 'the data are the same');

@@ -83,7 +83,7 @@ typedef struct RctlCopyOptions
 
 	/*
 	 * What this program must not use, to test how it does without (test
-	 * builds): "clone", "range", "direct".
+	 * builds): "clone", "range", "direct", "syncfs".
 	 */
 	const char *without;
 } RctlCopyOptions;
@@ -183,7 +183,8 @@ extern size_t rctl_copy_chunk(void);
 /* tree.c */
 extern void rctl_copy_count_trees(void);	/* counters.total */
 extern void rctl_copy_walk_trees(void); /* queues all files */
-extern void rctl_copy_sync_trees(void); /* queues all files of the target */
+extern void rctl_copy_open_targets(void);	/* before anything is copied */
+extern void rctl_copy_sync_trees(void); /* makes the target durable */
 
 /* file.c */
 extern void rctl_copy_file(RctlCopyWorker *worker, RctlCopyFile *file, off_t offset, off_t length);

@@ -295,6 +295,7 @@ main(int argc, char **argv)
 		rctl_copy_fail_errno("create", rctl_copy_options.status_path);
 	phase = "estimating";
 	report();
+	rctl_copy_open_targets();
 	rctl_copy_count_trees();
 	phase = rctl_copy_options.resync ? "comparing" : "copying";
 	rctl_copy_run(rctl_copy_walk_trees, report);
