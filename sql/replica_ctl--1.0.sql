@@ -114,6 +114,21 @@ CREATE INDEX event_at ON replica_ctl.event (at);
 CREATE INDEX event_once ON replica_ctl.event ((detail->>'id')) WHERE detail->>'id' IS NOT NULL;
 COMMENT ON TABLE replica_ctl.event IS 'what happened, in order; sent by NOTIFY replica_ctl as well';
 
+CREATE TABLE replica_ctl.webhook_queue (
+	event_id bigint PRIMARY KEY REFERENCES replica_ctl.event ON DELETE CASCADE
+);
+COMMENT ON TABLE replica_ctl.webhook_queue IS 'events that wait to be sent to the webhook';
+
+CREATE TABLE replica_ctl.webhook (
+	sent bigint NOT NULL DEFAULT 0,
+	dropped bigint NOT NULL DEFAULT 0,
+	last_sent_at timestamptz,
+	last_failure text,
+	last_failure_at timestamptz
+);
+COMMENT ON TABLE replica_ctl.webhook IS 'one row: what became of the events for the webhook';
+INSERT INTO replica_ctl.webhook DEFAULT VALUES;
+
 ----------------------------------------------------------------------------
 -- Wrappers and servers
 ----------------------------------------------------------------------------
@@ -410,6 +425,13 @@ COMMENT ON VIEW @extschema@.replica_metrics IS 'the latest value of each metric'
 CREATE VIEW @extschema@.replica_metrics_history AS
 	SELECT metric, replica::name AS replica, value, unit, sampled_at FROM replica_ctl.metrics_history();
 COMMENT ON VIEW @extschema@.replica_metrics_history IS 'samples of each metric, as far back as replica_ctl.history_size reaches';
+
+CREATE VIEW @extschema@.replica_webhook AS
+	SELECT q.pending, q.oldest_pending, w.sent, w.dropped, w.last_sent_at, w.last_failure, w.last_failure_at
+	FROM replica_ctl.webhook w,
+		(SELECT pg_catalog.count(*) AS pending, pg_catalog.min(e.at) AS oldest_pending
+			FROM replica_ctl.webhook_queue JOIN replica_ctl.event e USING (event_id)) q;
+COMMENT ON VIEW @extschema@.replica_webhook IS 'events sent to the webhook, waiting for it, and dropped because it was away for too long';
 
 CREATE VIEW @extschema@.replica_operations AS
 	SELECT o.operation_id AS operation, o.replica, o.kind, o.state, o.step, o.step_number, o.steps,

@@ -36,6 +36,9 @@ char	   *rctl_slot_priority = NULL;
 int			rctl_slot_scope = RCTL_SLOT_SCOPE_OWNED;
 int			rctl_slot_wal_limit = 0;
 int			rctl_step_retries = 5;
+char	   *rctl_webhook_ca_file = NULL;
+char	   *rctl_webhook_secret_file = NULL;
+char	   *rctl_webhook_url = NULL;
 
 #ifdef RCTL_TEST
 char	   *rctl_test_fault = NULL;
@@ -80,7 +83,7 @@ static const char *const priority_names[] = {
 	[RCTL_SLOT_PRIORITY_NEVER] = "never",
 };
 
-/* "" (the default directory) or an absolute path. */
+/* "" or an absolute path. */
 static bool
 check_local_directory(char **newval, void **extra, GucSource source)
 {
@@ -190,6 +193,18 @@ rctl_slot_priority_of(const char *slot, const char *replica)
 	return RCTL_SLOT_PRIORITY_NORMAL;
 }
 
+/* "" or a URL; whether it may be plain http is seen when it is used. */
+static bool
+check_webhook_url(char **newval, void **extra, GucSource source)
+{
+	if (**newval != '\0' && strncmp(*newval, "https://", 8) != 0 && strncmp(*newval, "http://", 7) != 0)
+	{
+		GUC_check_errdetail("It does not begin with \"https://\".");
+		return false;
+	}
+	return true;
+}
+
 void
 rctl_settings_define(void)
 {
@@ -273,6 +288,21 @@ rctl_settings_define(void)
 							"Further attempts at a step after an error that may pass.",
 							NULL, &rctl_step_retries, 5, 0, 100,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("replica_ctl.webhook_ca_file",
+							   "Certificate authorities that the webhook's certificate is verified by.",
+							   "Empty means those of the system.",
+							   &rctl_webhook_ca_file, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, check_local_directory, NULL, NULL);
+	DefineCustomStringVariable("replica_ctl.webhook_secret_file",
+							   "File with the secret by which events for the webhook are signed.",
+							   "Empty means that they are not signed.",
+							   &rctl_webhook_secret_file, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, check_local_directory, NULL, NULL);
+	DefineCustomStringVariable("replica_ctl.webhook_url",
+							   "URL that events are sent to as JSON.",
+							   "Empty turns this off.",
+							   &rctl_webhook_url, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, check_webhook_url, NULL, NULL);
 
 #ifdef RCTL_TEST
 	DefineCustomStringVariable("replica_ctl.test_fault",

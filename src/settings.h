@@ -52,6 +52,9 @@ extern char *rctl_slot_priority;	/* see rctl_slot_priority_of() */
 extern int	rctl_slot_scope;	/* RctlSlotScope */
 extern int	rctl_slot_wal_limit;	/* MB, 0 = none */
 extern int	rctl_step_retries;	/* attempts after the first */
+extern char *rctl_webhook_ca_file;	/* "" = the system's authorities */
+extern char *rctl_webhook_secret_file;	/* "" = not signed */
+extern char *rctl_webhook_url;	/* "" = none */
 
 #ifdef RCTL_TEST
 extern char *rctl_test_fault;	/* see core/fault.h */

@@ -21,6 +21,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "core/store.h"
 #include "net/http.h"
 #include "net/json.h"
 #include "net/xml.h"
@@ -32,6 +33,7 @@ PG_FUNCTION_INFO_V1(rctl_test_http_tasks);
 PG_FUNCTION_INFO_V1(rctl_test_http_problem);
 PG_FUNCTION_INFO_V1(rctl_test_json);
 PG_FUNCTION_INFO_V1(rctl_test_xml);
+PG_FUNCTION_INFO_V1(rctl_test_event);
 
 static const RctlJson *
 argument(text *value)
@@ -409,6 +411,18 @@ rctl_test_xml(PG_FUNCTION_ARGS)
 		appendStringInfo(&out, "[%s]", content ? content : "(null)");
 	}
 	PG_RETURN_TEXT_P(cstring_to_text(out.data));
+}
+
+/* (message text) returns void: an event, in the caller's transaction */
+Datum
+rctl_test_event(PG_FUNCTION_ARGS)
+{
+	RctlStoreScope scope;
+
+	rctl_store_enter(&scope);
+	rctl_store_event(NULL, 0, "info", "test", text_to_cstring(PG_GETARG_TEXT_PP(0)), "{}", NULL);
+	rctl_store_leave(&scope);
+	PG_RETURN_VOID();
 }
 
 #endif

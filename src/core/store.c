@@ -404,6 +404,11 @@ rctl_store_settle_replica(const char *replica_id, const char *state, const char 
 	" FROM jsonb_build_object('event', event_id, 'at', at, 'replica', replica, 'operation', operation_id," \
 	"  'severity', severity, 'kind', kind, 'message', message, 'detail', detail, 'actor', actor) j)"
 
+/* What waits for the webhook, if there is one. */
+#define QUEUED \
+	"q AS (INSERT INTO replica_ctl.webhook_queue (event_id) SELECT event_id FROM e" \
+	"  WHERE current_setting('replica_ctl.webhook_url', true) <> '')"
+
 /* A worker's is sent when its transaction was committed. */
 static void
 send_event(const char *payload)
@@ -424,9 +429,9 @@ void
 rctl_store_note_request(const char *replica, int64 operation, const char *severity,
 						const char *kind, const char *message, const char *detail, const char *actor)
 {
-	rctl_run("INSERT INTO replica_ctl.event (replica, operation_id, severity, kind, message, detail, actor)"
+	rctl_run("WITH e AS (INSERT INTO replica_ctl.event (replica, operation_id, severity, kind, message, detail, actor)"
 			 " VALUES ($1::name, nullif($2::bigint, 0), $3, $4, $5, $6::jsonb, coalesce($7, current_user)::name)"
-			 " RETURNING " PAYLOAD,
+			 " RETURNING *), " QUEUED " SELECT " PAYLOAD " FROM e",
 			 ARGS(replica, rctl_id_text(operation), severity, kind, message, detail ? detail : "{}", actor));
 }
 
@@ -452,11 +457,11 @@ void
 rctl_store_event_once(const char *replica, TimestampTz at, const char *severity,
 					  const char *kind, const char *message, const char *detail)
 {
-	if (rctl_run("INSERT INTO replica_ctl.event (at, replica, severity, kind, message, detail, actor)"
+	if (rctl_run("WITH e AS (INSERT INTO replica_ctl.event (at, replica, severity, kind, message, detail, actor)"
 				 " SELECT $1::timestamptz, $2::name, $3, $4, $5, $6::jsonb, current_user"
 				 " WHERE NOT EXISTS (SELECT FROM replica_ctl.event e"
 				 "  WHERE e.detail->>'id' = $6::jsonb->>'id' AND e.kind = $4 AND e.replica IS NOT DISTINCT FROM $2::name)"
-				 " RETURNING " PAYLOAD,
+				 " RETURNING *), " QUEUED " SELECT " PAYLOAD " FROM e",
 				 ARGS(timestamptz_to_str(at), replica, severity, kind, message, detail)) > 0)
 		send_event(rctl_get(0, 1));
 }

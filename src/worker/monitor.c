@@ -42,6 +42,7 @@
 #include "worker/guard.h"
 #include "worker/probe.h"
 #include "worker/watcher.h"
+#include "worker/webhook.h"
 #include "worker/worker.h"
 
 /* Microseconds. */
@@ -376,6 +377,7 @@ work(void)
 		monitor.next_sample = next_time(monitor.next_sample, interval, now);
 	}
 	rctl_watcher_work(now);
+	rctl_webhook_work(now, monitor.installed);
 	write_probes();
 }
 
@@ -390,6 +392,8 @@ wait_and_advance(void)
 	int64		now = rctl_clock_now();
 	int			count = 0;
 
+	if (monitor.installed)
+		until = Min(until, rctl_webhook_due());
 	until = Max(until, monitor.paused_until);
 	if (rctl_http_timeout() >= 0)
 		until = Min(until, now + rctl_http_timeout() * 1000);

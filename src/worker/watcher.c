@@ -33,7 +33,6 @@
 #include "core/store.h"
 #include "net/text.h"
 #include "primary/clock.h"
-#include "primary/fence.h"
 #include "primary/services.h"
 #include "provider/watch.h"
 #include "settings.h"
@@ -52,13 +51,16 @@ StaticAssertDecl(RCTL_WATCH_METRICS == RCTL_SERVICE_METRICS, "a watch tells as m
 /* After so many intervals without an answer the state is unknown. */
 #define MISSED_ROUNDS 3
 
+/* What one round may ask, and this once more for each replica. */
+#define MAX_REQUESTS 50
+
 /* A new replica is asked about at once, but not more often than this. */
 #define LEAST_US (5 * SECOND_US)
 
 /* Events that were told before are recognized without asking the registry. */
 #define REMEMBERED 256
 
-/* Events that wait to be written, while the server is fenced, say. */
+/* Events that wait to be written, should that fail. */
 #define MAX_PENDING 1000
 #define EVENT_RETRY_US (10 * SECOND_US)
 
@@ -95,6 +97,7 @@ typedef struct WatchGroup
 
 	/* A round, if task is not NULL. */
 	MemoryContext round;
+	int			requests;		/* that it has made */
 	RctlHttpTask *task;
 	RctlWatch  *watch;
 	RctlServiceSample *told;	/* one a replica of watch */
@@ -320,9 +323,6 @@ write_events(int64 now)
 	if (npending == 0 || now < pending_at)
 		return;
 	pending_at = now + EVENT_RETRY_US;
-	/* A write that meets the fence would fail. */
-	if (rctl_fence_is_up())
-		return;
 	rctl_store_begin();
 	if (rctl_store_installed())
 	{
@@ -399,6 +399,21 @@ keep_memory(WatchGroup *group)
 	group->memory = copy;
 }
 
+/* RctlHttpNext: the provider's, with a bound. */
+static const RctlHttpRequest *
+next_request(void *state, const RctlHttpResponse *response)
+{
+	WatchGroup *group = state;
+	const RctlHttpRequest *request = group->used->provider->watch(group->watch, response);
+
+	if (request && group->requests++ >= MAX_REQUESTS + group->watch->nreplicas)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("looking at the replicas takes more than %d requests",
+						MAX_REQUESTS + group->watch->nreplicas)));
+	return request;
+}
+
 static void
 start_round(WatchGroup *group, int64 now)
 {
@@ -411,6 +426,7 @@ start_round(WatchGroup *group, int64 now)
 	group->used = snapshot;
 	group->started = now;
 	group->deadline = now + ROUND_US;
+	group->requests = 0;
 	keep_memory(group);
 	group->round = AllocSetContextCreate(group->context, "replica_ctl watch", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(group->round);
@@ -431,7 +447,7 @@ start_round(WatchGroup *group, int64 now)
 		strlcpy(group->told[i].name, snapshot->replicas[i]->name, NAMEDATALEN);
 		group->told[i].percent = -1;
 	}
-	group->task = rctl_http_task_start(snapshot->provider->watch, watch);
+	group->task = rctl_http_task_start(next_request, group);
 	MemoryContextSwitchTo(old);
 }
 
