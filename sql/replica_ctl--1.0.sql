@@ -494,4 +494,5 @@ GRANT EXECUTE ON FUNCTION replica_ctl.board(), replica_ctl.fence(), replica_ctl.
 	@extschema@.replica_report(interval) TO pg_monitor;
 GRANT SELECT ON @extschema@.replica_lag, @extschema@.replica_status, @extschema@.replica_slots,
 	@extschema@.replica_wal_usage, @extschema@.replica_disk_usage, @extschema@.replica_metrics, @extschema@.replica_metrics_history,
-	@extschema@.replica_operations, @extschema@.replica_events, @extschema@.replica_providers TO pg_monitor;
+	@extschema@.replica_operations, @extschema@.replica_events, @extschema@.replica_providers,
+	@extschema@.replica_webhook TO pg_monitor;
