@@ -25,11 +25,16 @@ my $server = HttpServer->new($log,
 my $plain = 'http://127.0.0.1:' . $server->port('plain');
 my $https = 'https://localhost:' . $server->port('good');
 
+# Look-ups of one name hang.
+my $shim = "$dir/slow_lookup.so";
+my $compiled = slow_lookup($shim);
+$ENV{LD_PRELOAD} = $shim if $compiled;
+
 # The proxy of the server's environment.
 $ENV{https_proxy} = $ENV{http_proxy} = 'http://user:proxysecret@127.0.0.1:' . $server->port('proxy');
-$ENV{no_proxy} = 'localhost,nowhere.invalid';
+$ENV{no_proxy} = 'localhost,nowhere.invalid,hanging.invalid';
 my $node = new_primary('http');
-delete @ENV{qw(https_proxy http_proxy no_proxy)};
+delete @ENV{qw(https_proxy http_proxy no_proxy LD_PRELOAD)};
 test_build($node) or plan skip_all => 'this is no test build';
 
 $node->safe_psql('postgres', q{
@@ -257,6 +262,27 @@ $session->query('SELECT 1');
 cmp_ok(time - $start, '<', 1.5, 'a cancel is answered at once');
 $session->quit;
 
+# a name server that does not answer
+SKIP:
+{
+	skip 'there is no compiler', 4 unless $compiled;
+	$got = fails('a look-up that hangs', $CONNECT, qr/the host name was not resolved within 5\d\d ms/,
+		url => 'https://hanging.invalid/', connect_ms => 500);
+	cmp_ok($got->{seconds}, '<', 3, 'ends in time');
+	$session = $node->background_psql('postgres', on_error_stop => 0);
+	$pid = $session->query('SELECT pg_backend_pid()');
+	$session->query_until(qr/going/, qq{\\echo going\nSELECT http('{"url": "https://hanging.invalid/", "connect_ms": 60000}');\n});
+	wait_for($node, "SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $pid");
+	$start = time;
+	$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
+	$session->query('SELECT 1');
+	cmp_ok(time - $start, '<', 1.5, 'and can be cancelled');
+	my $ok = call('http_tasks', [
+			{url => 'https://hanging.invalid/', times => 1, connect_ms => 3000}, {url => "$plain/ok", times => 5}], 10000);
+	cmp_ok($ok->[1]{ms}, '<', 2000, 'and delays nobody else');
+	$session->quit;
+}
+
 $got = call('http_repeat', {url => "$plain/hang?s=3"}, 0, 1);
 cmp_ok($got->{cpu_ms}, '<', 100, 'waiting takes no CPU time');
 
@@ -274,6 +300,32 @@ cmp_ok($got->{after_kb} - $got->{before_kb}, '<', 1024, 'memory stays flat') or 
 my $logged = slurp_file($node->logfile);
 unlike($logged, qr/proxysecret/, "the proxy's password is in no log");
 unlike($logged =~ s/statement:.*//gir, qr/topsecret/, 'nor is a header');
+
+# A library in which the look-up of hanging.invalid takes 20 seconds.
+sub slow_lookup
+{
+	my ($file) = @_;
+
+	open my $out, '>', "$file.c" or die "could not write: $!\n";
+	print $out <<'SOURCE';
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <string.h>
+#include <unistd.h>
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **result)
+{
+	int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) =
+		(int (*)(const char *, const char *, const struct addrinfo *, struct addrinfo **)) dlsym(RTLD_NEXT, "getaddrinfo");
+
+	if (node && strcmp(node, "hanging.invalid") == 0)
+		sleep(20);
+	return real(node, service, hints, result);
+}
+SOURCE
+	close $out;
+	return system("gcc -shared -fPIC -o $file $file.c -ldl >/dev/null 2>&1") == 0;
+}
 
 sub requests
 {

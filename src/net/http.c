@@ -282,6 +282,10 @@ open_multi(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYSTEM_ERROR),
 				 errmsg("could not initialize libcurl")));
+	if (!initialized && !(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS))
+		ereport(LOG,
+				(errmsg("this libcurl looks host names up without a thread"),
+				 errdetail("While one is looked up, nothing else is done.")));
 	initialized = true;
 
 	multi = curl_multi_init();
