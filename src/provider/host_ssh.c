@@ -84,34 +84,41 @@ static const char functions[] =
 "rctl_directories() { for d; do [ -d \"$d\" ] && [ -w \"$d\" ] && printf '%s\\n' \"$d\"; done; return 0; }\n"
 "rctl_platform() {\n"
 "	printf 'machine=%s\\n' \"$(uname -m 2>/dev/null)\"\n"
-"	printf 'libc=%s\\n' \"$(getconf GNU_LIBC_VERSION 2>/dev/null)\"\n"
-"	printf 'libicu=%s\\n' \"$(ldd \"$1\" 2>/dev/null | awk '/libicuuc/ { sub(/.*so\\./, \"\", $1); print $1 }')\"\n"
-"	printf 'locales= %s \\n' \"$(locale -a 2>/dev/null | tr '\\n' ' ')\"\n"
+"	[ \"$2\" = t ] && printf 'libc=%s\\nlocales= %s \\n' \"$(getconf GNU_LIBC_VERSION 2>/dev/null)\" \"$(locale -a 2>/dev/null | tr '\\n' ' ')\"\n"
+"	[ \"$3\" = t ] && printf 'libicu=%s\\n' \"$(ldd \"$1\" 2>/dev/null | awk '/libicuuc/ { sub(/.*so\\./, \"\", $1); print $1 }')\"\n"
+"	return 0\n"
 "}\n"
 "rctl_missing() { for f; do [ -r \"$f\" ] || printf '%s\\n' \"$f\"; done; return 0; }\n"
 "rctl_clock() { date +%s.%N; }\n"
 
+"rctl_is_empty() {\n"
+"	for f in \"$1\"/* \"$1\"/.[!.]* \"$1\"/..?*; do if [ -e \"$f\" ] || [ -L \"$f\" ]; then return 1; fi; done\n"
+"}\n"
 "rctl_inspect() {\n"
 "	p=$1 empty=0 writable=0\n"
-"	if s=$(stat -c '%F|%i|%u' -- \"$p\" 2>&1); then :; else\n"
-"		case $s in *'No such file'*|*'Not a directory'*) s='missing||' ;; *) fail \"$s\"; return 1 ;; esac\n"
+"	if s=$(stat -c '%F|%i|%u|%d' -- \"$p\" 2>&1); then d=${s##*|} s=${s%|*}; else\n"
+"		case $s in *'No such file'*|*'Not a directory'*) s='missing||' d='' ;; *) fail \"$s\"; return 1 ;; esac\n"
 "	fi\n"
-"	case $s in directory*)\n"
-"		[ -w \"$p\" ] && [ -x \"$p\" ] && writable=1\n"
-"		[ -r \"$p\" ] && [ -z \"$(ls -A -- \"$p\" | head -n 1)\" ] && empty=1 ;;\n"
+"	case $s in\n"
+"		directory*)\n"
+"			[ -w \"$p\" ] && [ -x \"$p\" ] && writable=1\n"
+"			[ -r \"$p\" ] && rctl_is_empty \"$p\" && empty=1 ;;\n"
+"		symbolic*) d='' ;;\n"
 "	esac\n"
 "	a=$p\n"
 "	while ! [ -e \"$a\" ] && [ \"$a\" != / ]; do a=${a%/*}; a=${a:-/}; done\n"
 "	aw=0; [ -w \"$a\" ] && [ -x \"$a\" ] && aw=1\n"
-"	[ -n \"$uid\" ] || uid=$(id -u)\n"
-"	printf '%s|%s|%s|%s|%s|%s|%s\\n%s\\n' \"$s\" \"$empty\" \"$writable\" \"$aw\" \"$uid\" \"$(stat -L -c %d -- \"$a\")\" \"$(stat -f -c '%a|%S' -- \"$a\")\" \"$a\"\n"
+"	[ -n \"$rctl_uid\" ] || rctl_uid=$(id -u)\n"
+"	[ -n \"$d\" ] || d=$(stat -L -c %d -- \"$a\")\n"
+"	printf '%s|%s|%s|%s|%s|%s|%s\\n%s\\n' \"$s\" \"$empty\" \"$writable\" \"$aw\" \"$rctl_uid\" \"$d\" \"$(stat -f -c '%a|%S' -- \"$a\")\" \"$a\"\n"
 "	readlink -m -- \"$p\"\n"
 "}\n"
 
 "rctl_read() { if [ -e \"$1\" ] || [ -L \"$1\" ]; then tail -c \"$2\" -- \"$1\"; else return 44; fi; }\n"
 "rctl_write() {\n"
 "	t=$1.partial\n"
-"	rm -f -- \"$t\" && printf '%s' \"$3\" | (set -C; cat >\"$t\") && chmod \"$2\" -- \"$t\" &&\n"
+"	if [ -e \"$t\" ] || [ -L \"$t\" ]; then rm -f -- \"$t\" || return 1; fi\n"
+"	printf '%s' \"$3\" | (set -C; exec cat >\"$t\") && { [ \"$2\" = 600 ] || chmod \"$2\" -- \"$t\"; } &&\n"
 "		sync -- \"$t\" && mv -fT -- \"$t\" \"$1\" && sync -- \"${1%/*}/\" && return 0\n"
 "	rm -f -- \"$t\"; return 1\n"
 "}\n"
@@ -791,9 +798,14 @@ rctl_host_ssh_version(RctlHost *host, const char *program)
 }
 
 RctlMap *
-rctl_host_ssh_platform(RctlHost *host)
+rctl_host_ssh_platform(RctlHost *host, bool libc, bool icu)
 {
-	return lines_to_map(call(host, "rctl_platform", psprintf("%s/postgres", host->bindir), NULL, "examine"));
+	char	   *program = psprintf("%s/postgres", host->bindir);
+	const char *argv[] = {"rctl_platform", program, libc ? "t" : "f", icu ? "t" : "f", NULL};
+	RctlSshReply *reply = rctl_ssh_call(session(host), argv, CALL_TIMEOUT_MS, NULL, NULL);
+
+	check_reply(host, reply, "examine", program);
+	return lines_to_map(reply->text);
 }
 
 List *

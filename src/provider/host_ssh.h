@@ -22,10 +22,10 @@ extern void rctl_host_ssh_look(RctlHost *host, RctlMap *facts);
 extern char *rctl_host_ssh_version(RctlHost *host, const char *program);
 
 /*
- * One line each, by name: machine, libc, libicu, locales (with spaces before,
- * between and behind).  Text: "" if unknown.
+ * By name: machine; if asked for libc, libc and locales (with spaces before,
+ * between and behind); if asked for icu, libicu.  "" or absent if unknown.
  */
-extern RctlMap *rctl_host_ssh_platform(RctlHost *host);
+extern RctlMap *rctl_host_ssh_platform(RctlHost *host, bool libc, bool icu);
 
 /* Those of the paths that are no readable files there. */
 extern List *rctl_host_ssh_missing(RctlHost *host, List *paths);

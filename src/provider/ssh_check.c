@@ -155,6 +155,19 @@ check_locales(RctlOp *op, RctlHost *host, const char *locales)
 	}
 }
 
+/* Whether collations of libc that change with it are in use, those of ICU, any locale of libc but C. */
+static const char *const collations_sql =
+"SELECT libc, icu, libc OR locales FROM (SELECT"
+" EXISTS (SELECT FROM pg_catalog.pg_database"
+"  WHERE datallowconn AND datcollate NOT IN ('C', 'POSIX', 'C.UTF-8', 'C.utf8'))"
+" OR EXISTS (SELECT FROM pg_catalog.pg_collation c JOIN pg_catalog.pg_attribute a ON a.attcollation = c.oid"
+"  WHERE c.collprovider = 'c' AND c.oid >= 1000) AS libc,"
+" EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_collation c ON a.attcollation = c.oid"
+"  WHERE c.collprovider = 'i')"
+" OR EXISTS (SELECT FROM pg_catalog.pg_database d WHERE to_jsonb(d)->>'datlocprovider' = 'i') AS icu,"
+" EXISTS (SELECT FROM pg_catalog.pg_database WHERE datallowconn"
+"  AND (datcollate NOT IN ('C', 'POSIX') OR datctype NOT IN ('C', 'POSIX'))) AS locales) u";
+
 void
 rctl_ssh_check_platform(RctlOp *op)
 {
@@ -168,7 +181,8 @@ rctl_ssh_check_platform(RctlOp *op)
 	RctlRows   *used;
 
 	rctl_ssh_require_host(op);
-	theirs = rctl_host_ssh_platform(host);
+	used = rctl_own_rows(op, collations_sql, 0, NULL);
+	theirs = rctl_host_ssh_platform(host, rctl_cell(used, 0, 2)[0] == 't', rctl_cell(used, 0, 1)[0] == 't');
 	if (uname(&own) == 0 && strcmp(own.machine, rctl_map_get_default(theirs, "machine", own.machine)) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -177,14 +191,6 @@ rctl_ssh_check_platform(RctlOp *op)
 				 errhint("A physical copy needs the same architecture.")));
 	check_locales(op, host, rctl_map_get_default(theirs, "locales", ""));
 
-	used = rctl_own_rows(op,
-						 "SELECT EXISTS (SELECT FROM pg_catalog.pg_database"
-						 "  WHERE datallowconn AND datcollate NOT IN ('C', 'POSIX', 'C.UTF-8', 'C.utf8'))"
-						 " OR EXISTS (SELECT FROM pg_catalog.pg_collation c JOIN pg_catalog.pg_attribute a ON a.attcollation = c.oid"
-						 "  WHERE c.collprovider = 'c' AND c.oid >= 1000),"
-						 " EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_collation c ON a.attcollation = c.oid"
-						 "  WHERE c.collprovider = 'i')"
-						 " OR EXISTS (SELECT FROM pg_catalog.pg_database d WHERE to_jsonb(d)->>'datlocprovider' = 'i')", 0, NULL);
 	their_libc = rctl_map_get_default(theirs, "libc", "");
 	if (strcmp(their_libc, libc) != 0 && rctl_cell(used, 0, 0)[0] == 't')
 		rctl_op_warning(op, psprintf("the C library of %s is of another version, and so may be its collations", host->name),
