@@ -8,8 +8,8 @@
 #	  $host->stop; $host->start;
 #
 # The login shell, which tests choose, comes from a passwd file that
-# libnss_wrapper shows to sshd.  A host is reached through a relay (below) by
-# which the link can be cut, slowed and stalled without any rights.
+# libnss_wrapper shows to sshd.  Where the kernel lets users make networks, a
+# host can be in one of its own, whose link is cut and slowed.
 package SshHosts;
 
 use strict;
@@ -18,16 +18,35 @@ use Carp;
 use Exporter 'import';
 use File::Basename;
 use File::Path qw(make_path);
-use IO::Select;
-use IO::Socket::INET;
+use POSIX ();
 use PostgreSQL::Test::Utils;
 use ReplicaCtl;
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw(ssh_missing ssh_host ssh_small_host ssh_primary);
+our @EXPORT = qw(ssh_missing ssh_network ssh_host ssh_small_host ssh_primary);
 
 my @hosts;
-my $user = getpwuid($<);
+my @networks;
+
+# A network behind a link of its own: this side is 10.9.NUMBER.1 on interface
+# aNUMBER, the other 10.9.NUMBER.2.  Options for ssh_host().
+sub ssh_network
+{
+	my ($number) = @_;
+	my $pid = fork // die "fork: $!";
+
+	if ($pid == 0)
+	{
+		exec 'unshare', '--net', 'sleep', '900';
+		POSIX::_exit(1);
+	}
+	push @networks, $pid;
+	wait_until(sub { (readlink("/proc/$pid/ns/net") // '') ne readlink('/proc/self/ns/net') && slurp_file("/proc/$pid/comm") =~ /sleep/ }, 'a network');
+	system_or_bail('sh', '-ec', 'ip link add a$1 type veth peer name b$1; ip link set b$1 netns $2
+		ip addr add 10.9.$1.1/24 dev a$1; ip link set a$1 up
+		nsenter --net=/proc/$2/ns/net sh -ec "ip link set lo up; ip addr add 10.9.$1.2/24 dev b$1; ip link set b$1 up"', 'sh', $number, $pid);
+	return (address => "10.9.$number.2", network => $pid);
+}
 
 # Why such hosts cannot be had here; '' if they can.
 sub ssh_missing
@@ -104,6 +123,7 @@ END
 		$host->stop;
 		ReplicaCtl::end_processes($host->{base});
 	}
+	kill 'KILL', @networks;
 	$? = $status;
 }
 
@@ -138,7 +158,7 @@ sub know
 	my ($self) = @_;
 	my ($type, $key) = split ' ', slurp_file("$self->{base}/etc/host_key.pub");
 
-	$self->write('known_hosts', "[$self->{address}]:" . ($self->{relay_port} // $self->{port}) . " $type $key\n");
+	$self->write('known_hosts', "[$self->{address}]:" . $self->{port} . " $type $key\n");
 	return;
 }
 
@@ -165,6 +185,7 @@ sub start
 		@sshd = ('unshare', '--user', '--mount', '--map-current-user', '--keep-caps', 'sh', '-c',
 			'mount -t tmpfs -o size=$1m,mode=700 tmpfs "$2" && shift 2 && exec "$@"', 'sh', $self->{megabytes}, $self->{home}, @sshd)
 		  if $self->{megabytes};
+		unshift @sshd, 'nsenter', "--net=/proc/$self->{network}/ns/net" if $self->{network};
 		system(@sshd) == 0
 		  or croak "sshd: " . slurp_file($self->log);
 	}
@@ -213,7 +234,7 @@ sub options
 	my $bindir = dirname(ReplicaCtl::program('postgres'));
 	my %options = (
 		host => $self->{address},
-		port => $self->{relay_port} // $self->{port},
+		port => $self->{port},
 		user => scalar getpwuid($<),
 		identity_file => "$self->{base}/etc/user_key",
 		known_hosts_file => "$self->{base}/etc/known_hosts",

@@ -559,12 +559,13 @@ static const char run_script[] =
 "	p=$!\n"
 "	(\n"
 "		while [ \"$(timeout \"$silence\" dd bs=1 count=1 <&3 2>/dev/null | wc -c)\" -gt 0 ]; do :; done\n"
-"		kill -TERM \"-$p\"; sleep 3; kill -KILL \"-$p\"\n"
+"		trap 'exit 9' TERM\n"
+"		kill -TERM \"-$p\"; sleep 3 & wait $!; kill -KILL \"-$p\"; exit 9\n"
 "	) >/dev/null 2>&1 &\n"
 "	w=$!\n"
 "	wait \"$p\"\n"
 "	r=$?\n"
-"	kill \"$w\" 2>/dev/null\n"
+"	kill \"$w\" 2>/dev/null; wait \"$w\" 2>/dev/null; [ $? != 9 ] || r=lost\n"
 "else\n"
 "	r=126\n"
 "fi\n"
@@ -628,7 +629,7 @@ rctl_ssh_run(RctlSsh *ssh, const RctlProcessSpec *spec, long timeout_ms,
 
 	result = rctl_process_wait(rctl_process_start(&channel), timeout_ms, tick, interval_ms, arg);
 	end = strstr(result->errors, mark);
-	if (end == NULL)
+	if (end == NULL || strncmp(end + strlen(mark), "lost", 4) == 0)
 	{
 		char	   *said = rctl_last_lines(after_mark(ssh, result->errors), 10);
 
