@@ -72,6 +72,20 @@ server_refused("region 'eu-north-1', source 'orders', tags 'replica_ctl:owner=1'
 server_refused("region 'eu-north-1', source 'orders', colour 'blue'", qr/ERROR:  HV00D: unrecognized option "colour"/, 'an unknown option');
 
 # --------------------------------------------------------------------------
+note 'the documentation has them all';
+# --------------------------------------------------------------------------
+{
+	my $docs = slurp_file('docs/aws.md');
+	sql(q{CREATE SERVER documented FOREIGN DATA WRAPPER replica_aws OPTIONS (region 'eu-north-1', source 'orders')});
+	for my $statement (q{ALTER SERVER documented OPTIONS ("?" '1')}, q{CREATE USER MAPPING FOR CURRENT_USER SERVER documented OPTIONS ("?" '1')},
+		q{SELECT replica_create('x', 'documented', '{"?": 1}')}, q{SELECT replica_attach('x', 'documented', '{"?": 1}')})
+	{
+		my ($listed) = psql_error($node, $statement) =~ /Valid options are: (.*)\.$/m;
+		is(join(' ', grep { $docs !~ /^\| .*`\Q$_\E`.* \|/m } split /, /, $listed), '', "docs/aws.md has the options of $statement");
+	}
+}
+
+# --------------------------------------------------------------------------
 note 'options of replica_create';
 # --------------------------------------------------------------------------
 $aws->server($node, 'rds');
