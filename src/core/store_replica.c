@@ -317,7 +317,7 @@ rctl_store_monitored(int limit)
 
 	/* A row that cannot be read must not hide the others. */
 	rows = rctl_run(psprintf("SELECT %s, created_by FROM replica_ctl.replica r"
-							 " WHERE " OWNED " AND state NOT IN ('creating', 'promoted')"
+							 " WHERE " OWNED " AND state <> 'promoted' AND (state <> 'creating' OR facts ? 'service')"
 							 "  AND jsonb_typeof(options) = 'object' AND jsonb_typeof(facts) = 'object'"
 							 "  AND EXISTS (SELECT FROM pg_catalog.pg_foreign_server WHERE srvname = r.server)"
 							 " ORDER BY replica_id LIMIT %d", RCTL_REPLICA_COLUMNS, limit),

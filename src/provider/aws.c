@@ -188,4 +188,5 @@ const RctlProvider rctl_provider_aws = {
 	.connect = connect_replica,
 	.managed = &rctl_aws_promotion,
 	.describe_step = describe_step,
+	.watch = rctl_aws_watch_next,
 };

@@ -102,6 +102,7 @@ note_names(RctlOp *op, const RctlAwsTarget *target, const char *identifier, cons
 		reserve(op, target, false, writer);
 	rctl_map_set(facts, "engine", target->aurora ? RCTL_AWS_AURORA : "postgres");
 	rctl_map_set(facts, "region", target->region);
+	rctl_map_set(facts, "service", "rds");
 	rctl_map_set(facts, "identifier", identifier);
 	rctl_map_set(facts, "writer", writer);
 	rctl_map_set(facts, "source", target->source);

@@ -73,7 +73,8 @@ typedef struct RctlReplica
 	 * Keys that the core reads, for every provider: "slot" (the slot's name),
 	 * "host" and "port" (the endpoint), "upstream" (name of the replica that
 	 * it follows, absent: the source), "application_name" (in
-	 * pg_stat_replication of its upstream).
+	 * pg_stat_replication of its upstream), "service" (a service can tell
+	 * about it although it is still being made).
 	 */
 	RctlMap    *facts;
 } RctlReplica;
