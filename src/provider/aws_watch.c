@@ -189,7 +189,11 @@ tell_metrics(RctlWatch *watch, Round *round)
 				rctl_watch_metric(watch, i, metric->name, bytes ? metric->newest.value : metric->newest.value / MEGABYTE,
 								  bytes ? "Bytes" : "Megabytes", metric->newest.at, whose);
 		}
-		/* Amazon tells of an Aurora replica only by its lag whether it replicates. */
+
+		/*
+		 * Amazon tells of an Aurora replica only by its lag whether it
+		 * replicates.
+		 */
 		if (round->target->aurora && own < round->nmetrics && round->metrics[own].known)
 			rctl_watch_streaming(watch, i, round->metrics[own].newest.value >= 0);
 		if (own < round->nmetrics && round->metrics[own].known && round->metrics[own].newest.value >= 0)

@@ -50,8 +50,9 @@ typedef struct RctlWatch
 	const RctlMap *server_options;
 	const RctlMap *mapping;		/* NULL: that user has none, nor has PUBLIC */
 	int			nreplicas;
-	const RctlReplica *const *replicas; /* settled ones: not those that are
-										 * being made or dropped */
+	const RctlReplica *const *replicas; /* not those that were promoted; those
+										 * that are being made only with the
+										 * fact "service" */
 
 	/*
 	 * What the provider likes to remember until the next round, such as up to
