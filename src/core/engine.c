@@ -488,20 +488,32 @@ succeed(RctlOpRow *row)
 	rctl_store_commit();
 }
 
+/* What a person can do, where the error itself does not say. */
+static char *
+what_to_do(const RctlOpRow *row)
+{
+	const char *name = quote_literal_cstr(row->op.replica->name);
+
+	if (row->no_return && (row->op.kind == RCTL_OP_PROMOTE || row->op.kind == RCTL_OP_SWITCHOVER))
+		return psprintf("See whether replica \"%s\" is still in recovery. If so, SELECT replica_unfence() lets this"
+						" server take writes again, and SELECT replica_repair(%s) brings the replica back;"
+						" if not, it is the primary, and this server must stay as it is.",
+						row->op.replica->name, name);
+	return psprintf("When the cause is gone, run SELECT %s(%s).",
+					row->op.kind == RCTL_OP_DROP || !row->no_return ? "replica_drop" : "replica_repair", name);
+}
+
 /* Nobody can go on without a person: say what is left and what to do. */
 static void
 park(RctlOpRow *row, RctlError *error, List *left)
 {
 	bool		halfway = row->no_return || row->previous_state == NULL;
-	bool		drop = row->op.kind == RCTL_OP_DROP || !row->no_return;
 
 	if (left != NIL)
 		error->detail = psprintf("%s%sNot removed: %s.", error->detail ? error->detail : "",
 								 error->detail ? "\n" : "", object_list(left));
 	if (error->hint == NULL || left != NIL)
-		error->hint = psprintf("When the cause is gone, run SELECT %s(%s).",
-							   drop ? "replica_drop" : "replica_repair",
-							   quote_literal_cstr(row->op.replica->name));
+		error->hint = what_to_do(row);
 	rctl_store_begin();
 	rctl_store_end(row, RCTL_EVENT_PARK, error,
 				   halfway ? "failed" : row->previous_state, error->message);
@@ -699,8 +711,16 @@ static bool
 step_failed(RctlOpRow *row, const RctlStep *step, RctlError *error, int sqlerrcode)
 {
 	bool		cancelled = cancel_pending(row);
-	bool		retry = rctl_error_is_transient(sqlerrcode) && !cancelled &&
-	!step->once && row->op.attempt <= rctl_step_retries;
+	bool		retry;
+
+	/*
+	 * From where there is no way back, that is an answer that did not come in
+	 * time.
+	 */
+	bool		transient = rctl_error_is_transient(sqlerrcode) ||
+	(row->no_return && sqlerrcode == ERRCODE_QUERY_CANCELED);
+
+	retry = transient && !cancelled && !step->once && row->op.attempt <= rctl_step_retries;
 
 	if (not_done && step->point_of_no_return)
 	{

@@ -66,9 +66,8 @@
  * ---------------------------------------------------------------------
  */
 
-/* The worker's connection to its operation's replica, in op->context. */
-PGconn *
-rctl_promotion_conn(RctlOp *op)
+static PGconn *
+connect_within(RctlOp *op, long timeout_ms)
 {
 	static PGconn *conn = NULL;
 	static int64 operation = 0;
@@ -76,16 +75,23 @@ rctl_promotion_conn(RctlOp *op)
 
 	/* A session looks once; it has no operation, nor a context that lasts. */
 	if (op->dry_run)
-		return op->replica->provider->connect(op, op->replica, CONNECT_TIMEOUT_MS);
+		return op->replica->provider->connect(op, op->replica, timeout_ms);
 	if (operation != op->id || !rctl_pg_usable(conn))
 	{
 		old = MemoryContextSwitchTo(op->context);
 		conn = NULL;
-		conn = op->replica->provider->connect(op, op->replica, CONNECT_TIMEOUT_MS);
+		conn = op->replica->provider->connect(op, op->replica, timeout_ms);
 		operation = op->id;
 		MemoryContextSwitchTo(old);
 	}
 	return conn;
+}
+
+/* The worker's connection to its operation's replica, in op->context. */
+PGconn *
+rctl_promotion_conn(RctlOp *op)
+{
+	return connect_within(op, CONNECT_TIMEOUT_MS);
 }
 
 static char *
@@ -194,6 +200,19 @@ time_left(RctlOp *op)
  * ---------------------------------------------------------------------
  */
 
+/*
+ * What the replica has replayed, asked while there is a way back: a network
+ * that is gone must not keep writes waiting after the call's time-out.  In
+ * whole seconds, for each other time-out is one more round trip.
+ */
+static XLogRecPtr
+ask_replayed(RctlOp *op, PGconn *conn)
+{
+	long		timeout_ms = Min(QUERY_TIMEOUT_MS, (time_left(op) / 1000 + 1) * 1000);
+
+	return parse_lsn(rctl_pg_value(conn, timeout_ms, "SELECT pg_last_wal_replay_lsn()", 0, NULL));
+}
+
 /* Refuses what cannot work before anything is touched. */
 static void
 check(RctlOp *op)
@@ -206,12 +225,12 @@ check(RctlOp *op)
 static void
 wait_for_lag_below(RctlOp *op, uint64 limit, long poll_ms)
 {
-	PGconn	   *conn = rctl_promotion_conn(op);
+	PGconn	   *conn = connect_within(op, Min(CONNECT_TIMEOUT_MS, time_left(op)));
 
 	for (;;)
 	{
 		XLogRecPtr	ours = GetFlushRecPtr(NULL);
-		XLogRecPtr	theirs = ask_lsn(conn, "SELECT pg_last_wal_replay_lsn()");
+		XLogRecPtr	theirs = ask_replayed(op, conn);
 		uint64		lag = ours > theirs ? ours - theirs : 0;
 
 		if (lag < limit)
@@ -237,7 +256,7 @@ can_hold_logins(PGconn *conn)
 	}
 	PG_CATCH();
 	{
-		if (PQstatus(conn) != CONNECTION_OK)
+		if (!rctl_pg_usable(conn))
 			PG_RE_THROW();
 		MemoryContextSwitchTo(context);
 		FlushErrorState();
@@ -302,7 +321,7 @@ zero_lag(RctlOp *op)
 	PGconn	   *conn = rctl_promotion_conn(op);
 	XLogRecPtr	target = parse_lsn(rctl_map_get(op->state, "fence_lsn"));
 
-	while (ask_lsn(conn, "SELECT pg_last_wal_replay_lsn()") < target)
+	while (ask_replayed(op, conn) < target)
 		rctl_sleep(Min(time_left(op), REPLAY_POLL_MS));
 	note_time(op, "zero_lag");
 }
