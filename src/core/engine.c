@@ -706,19 +706,24 @@ turn_back(RctlOpRow *row, const RctlError *error)
 	row->hint = error->hint;
 }
 
+/*
+ * From where there is no way back, more is worth waiting for: an answer that
+ * did not come in time, room on a disk, a login that is put right.
+ */
+static bool
+may_pass(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_QUERY_CANCELED || sqlerrcode == ERRCODE_DISK_FULL ||
+		ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
+}
+
 /* Decides what an error of the running step means; true: the operation goes backward now. */
 static bool
 step_failed(RctlOpRow *row, const RctlStep *step, RctlError *error, int sqlerrcode)
 {
 	bool		cancelled = cancel_pending(row);
 	bool		retry;
-
-	/*
-	 * From where there is no way back, that is an answer that did not come in
-	 * time.
-	 */
-	bool		transient = rctl_error_is_transient(sqlerrcode) ||
-	(row->no_return && sqlerrcode == ERRCODE_QUERY_CANCELED);
+	bool		transient = rctl_error_is_transient(sqlerrcode) || (row->no_return && may_pass(sqlerrcode));
 
 	retry = transient && !cancelled && !step->once && row->op.attempt <= rctl_step_retries;
 

@@ -352,13 +352,6 @@ conn_of_promoted(RctlOp *op)
 }
 
 static void
-ask_for_promotion(PGconn *conn)
-{
-	if (ask_bool(conn, "SELECT pg_is_in_recovery()"))
-		(void) ask(conn, "SELECT pg_promote(false)");
-}
-
-static void
 wait_for_promotion(RctlOp *op, PGconn *conn)
 {
 	char	   *timeline;
@@ -380,7 +373,8 @@ promote(RctlOp *op)
 {
 	PGconn	   *conn = conn_of_promoted(op);
 
-	ask_for_promotion(conn);
+	if (ask_bool(conn, "SELECT pg_is_in_recovery()"))
+		(void) ask(conn, "SELECT pg_promote(false)");
 	wait_for_promotion(op, conn);
 }
 
@@ -481,29 +475,35 @@ static void
 promote_planned(RctlOp *op)
 {
 	PGconn	   *conn = conn_of_promoted(op);
+	bool		leave = source_stays_fenced(op);	/* the clients */
 	RctlFenceState state;
 
-	/* While no worker had the operation, somebody may have lifted its fence. */
-	rctl_fence_get(&state);
-	if ((state.phase == RCTL_FENCE_DOWN || state.operation != op->id) &&
-		ask_bool(conn, "SELECT pg_is_in_recovery()"))
+	if (ask_bool(conn, "SELECT pg_is_in_recovery()"))
 	{
-		fence(op);
-		zero_lag(op);
+		/*
+		 * While no worker had the operation, somebody may have lifted its
+		 * fence.
+		 */
+		rctl_fence_get(&state);
+		if (state.phase == RCTL_FENCE_DOWN || state.operation != op->id)
+		{
+			fence(op);
+			zero_lag(op);
+		}
+		end_segment(op);
+		if (leave && rctl_map_get(op->state, "holds_logins"))
+			(void) ask(conn, psprintf("SELECT replica_ctl.hold_logins(%d)", HOLD_LOGINS_MS));
+		(void) ask(conn, "SELECT pg_promote(false)");
 	}
-	end_segment(op);
-	if (!source_stays_fenced(op))
+	if (leave)
+		send_clients(op);
+	wait_for_promotion(op, conn);
+	if (!leave)
 	{
-		promote(op);
 		verify(op);
 		(void) rctl_fence_lift(op->id);
 		return;
 	}
-	if (rctl_map_get(op->state, "holds_logins"))
-		(void) ask(conn, psprintf("SELECT replica_ctl.hold_logins(%d)", HOLD_LOGINS_MS));
-	ask_for_promotion(conn);
-	send_clients(op);
-	wait_for_promotion(op, conn);
 	rctl_fence_mark_promoted(op->id, op->replica->name, endpoint(op->replica),
 							 (TimeLineID) strtoul(rctl_map_get(op->state, "timeline"), NULL, 10),
 							 parse_lsn(rctl_map_get(op->state, "fence_lsn")));

@@ -97,8 +97,11 @@ rctl_fence_file_write(const RctlFenceState *state)
 	if (write(fd, content.data, content.len) != content.len)
 	{
 		/* A short write without an error is a full disk. */
-		if (errno == 0)
-			errno = ENOSPC;
+		int			save_errno = errno ? errno : ENOSPC;
+
+		CloseTransientFile(fd);
+		(void) unlink(FENCE_FILE_NEW);
+		errno = save_errno;
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not write file \"%s\": %m", FENCE_FILE_NEW)));
