@@ -98,7 +98,8 @@ our $dir = File::Temp::tempdir('bench.XXXXXX', TMPDIR => 1, CLEANUP => 1);
 my $port = 21000 + $$ % 8000;
 my @servers;
 
-# new(name, settings => { GUC => value }, data => directory): a running server with the
+# new(name, settings => { GUC => value }, initdb => [ options ],
+# data => directory): a running server with the
 # extension created in "postgres", and replicas under its directory.
 sub new
 {
@@ -113,7 +114,8 @@ sub new
 		'replica_ctl.local_directory' => "'$dir/$name.replicas'",
 		%{ $options{settings} // {} });
 
-	Bench::run('initdb', '-D', $self->{data}, '-U', 'bench', '-A', 'trust', '-N', '--encoding=UTF8', '--locale=C');
+	Bench::run('initdb', '-D', $self->{data}, '-U', 'bench', '-A', 'trust', '-N', '--encoding=UTF8', '--locale=C',
+		@{ $options{initdb} // [] });
 	open my $conf, '>>', "$self->{data}/postgresql.conf" or croak "postgresql.conf: $!";
 	print $conf "$_ = $settings{$_}\n" for sort keys %settings;
 	close $conf;
@@ -121,6 +123,29 @@ sub new
 	push @servers, $self->{data};
 	$self->sql('CREATE EXTENSION replica_ctl') if $options{extension} // 1;
 	return $self;
+}
+
+# Ends it as at a shutdown of the machine; start() goes on with it.
+sub shut_down
+{
+	my ($self) = @_;
+
+	if (my $psql = delete $self->{psql})
+	{
+		close delete $self->{to};
+		waitpid $psql, 0;
+	}
+	Bench::run('pg_ctl', '-D', $self->{data}, '-m', 'fast', '-w', 'stop');
+	return;
+}
+
+# start(options of postgres)
+sub start
+{
+	my ($self, $options) = @_;
+
+	Bench::run('pg_ctl', '-D', $self->{data}, '-l', $self->{log}, '-w', '-o', $options // '', 'start');
+	return;
 }
 
 # A server that something else made, by its port.

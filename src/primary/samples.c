@@ -4,8 +4,8 @@
  *	  What the monitor saw last, and a while ago, in shared memory.
  *
  * Memory: a row of 48 bytes and 4 bytes a replica for each of
- * replica_ctl.history_size samples, about 600 bytes for each of
- * replica_ctl.max_replicas, 400 for each of max_wal_senders and 120 for each
+ * replica_ctl.history_size samples, about 500 bytes for each of
+ * replica_ctl.max_replicas, 330 for each of max_wal_senders and 210 for each
  * of max_replication_slots.
  *
  * The file is written at a clean shutdown and removed when it was read.  It
