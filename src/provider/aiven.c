@@ -96,8 +96,10 @@ const RctlProvider rctl_provider_aiven = {
 	.cleanup = rctl_aiven_cleanup,
 	.connect = rctl_aiven_connect,
 	.conninfo = rctl_aiven_conninfo,
+	.answered = rctl_aiven_answered,
 	.managed = &rctl_aiven_managed,
 	.describe_step = describe_step,
+	.watch = rctl_aiven_watch,
 	.change = rctl_aiven_change_steps,
 	.change_options = rctl_aiven_change_options,
 };

@@ -42,7 +42,7 @@ typedef struct RctlAiven
 {
 	RctlOp	   *op;				/* NULL: the monitor's */
 	const char *server;			/* the foreign server, for hints */
-	const char *user;			/* whose mapping it is, for hints */
+	const char *user;			/* whose mapping it is, quoted for hints */
 	const char *base;			/* URL up to and with /v1 */
 	const char *project;
 	const char *source;			/* service */
@@ -79,6 +79,7 @@ typedef struct RctlAivenService
 	bool		is_replica;
 	char	   *integration_id;
 	char	   *integration_source;
+	char	   *integration_state;	/* "running", "failed", ...; or NULL */
 	List	   *followers;		/* names of services that are its replicas */
 
 	bool		backups_known;
@@ -200,8 +201,13 @@ extern PGconn *rctl_aiven_connect(RctlOp *op, RctlReplica *replica, long timeout
 extern PGconn *rctl_aiven_try_connect(RctlOp *op, RctlReplica *replica, long timeout_ms);
 extern char *rctl_aiven_conninfo(const RctlReplica *replica, const RctlMap *mapping);
 
-/* The monitor has learnt a replica's connection data. */
-extern void rctl_aiven_remember(const RctlReplica *replica, const RctlAivenService *service);
+/* The monitor has learnt a replica's connection data; whether they are new. */
+extern bool rctl_aiven_remember(const RctlReplica *replica, const RctlAivenService *service);
+
+/* What the replica itself has told the monitor; the second is false if it has not lately. */
+extern const char *rctl_aiven_answered(const RctlReplica *replica, const char *system_identifier,
+									   bool streaming, double lag);
+extern bool rctl_aiven_last_answer(const RctlReplica *replica, bool *streaming, double *lag, TimestampTz *at);
 
 /* Proves that the replica is a standby of the source and streams; a warning if it cannot be reached. */
 extern void rctl_aiven_verify_standby(RctlOp *op);

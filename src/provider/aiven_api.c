@@ -123,14 +123,14 @@ find_token(const char *server, const char *user, const RctlMap *mapping)
 				 errmsg("no Aiven token for server \"%s\"", server),
 				 variable ? errdetail("Environment variable \"%s\" is not set for this server's processes.", variable) : 0,
 				 errhint("Run CREATE USER MAPPING FOR %s SERVER %s OPTIONS (token '...'), or give it a token_file.",
-						 quote_identifier(user), quote_identifier(server))));
+						 user, quote_identifier(server))));
 	if (!is_token(value))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
 				 errmsg("what option \"%s\" gives for server \"%s\" is not an Aiven token", option, server),
 				 errdetail("A token is not empty and has neither spaces nor control characters."),
 				 errhint("Set it with ALTER USER MAPPING FOR %s SERVER %s OPTIONS (SET %s '...').",
-						 quote_identifier(user), quote_identifier(server), option)));
+						 user, quote_identifier(server), option)));
 	return value;
 }
 
@@ -194,7 +194,7 @@ rctl_aiven_open(RctlOp *op)
 
 		rctl_map_set(mapping, secrets[i], value);
 	}
-	aiven = rctl_aiven_make(op->replica->server, op->requested_by, op->server_options, mapping);
+	aiven = rctl_aiven_make(op->replica->server, quote_identifier(op->requested_by), op->server_options, mapping);
 	aiven->op = op;
 	return aiven;
 }
@@ -437,7 +437,7 @@ static char *
 token_hint(const RctlAiven *aiven)
 {
 	return psprintf("Give a token that is valid with ALTER USER MAPPING FOR %s SERVER %s OPTIONS (SET token '...').",
-					quote_identifier(aiven->user), quote_identifier(aiven->server));
+					aiven->user, quote_identifier(aiven->server));
 }
 
 /* The SQLSTATE and the hint. */
@@ -476,7 +476,7 @@ meaning(const RctlAiven *aiven, const RctlAivenAnswer *answer, char **hint)
 				return ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
 			}
 			*hint = psprintf("The token needs %s; give another one with ALTER USER MAPPING FOR %s SERVER %s OPTIONS (SET token '...').",
-							 needed_right(answer->request->action), quote_identifier(aiven->user), server);
+							 needed_right(answer->request->action), aiven->user, server);
 			return ERRCODE_INSUFFICIENT_PRIVILEGE;
 		case 404:
 			if (project_missing(answer))

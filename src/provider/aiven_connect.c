@@ -31,11 +31,17 @@
 /* Until a new replica must stream, once it can be reached. */
 #define STREAM_TIMEOUT_MS 120000
 
-/* Connection data of a replica, for the monitor; in TopMemoryContext. */
+/* How long an answer of a replica to the monitor says something about it. */
+#define ANSWER_VALID_MS 60000
+
+/* What the monitor knows of a replica; in TopMemoryContext. */
 typedef struct Known
 {
 	int64		replica;
-	char	   *conninfo;
+	char	   *conninfo;		/* NULL: not known */
+	TimestampTz answered_at;	/* 0: never */
+	bool		streaming;
+	double		lag;			/* seconds; NaN: it does not know */
 } Known;
 
 static List *known = NIL;
@@ -170,29 +176,66 @@ find_known(int64 replica)
 	return NULL;
 }
 
-void
-rctl_aiven_remember(const RctlReplica *replica, const RctlAivenService *service)
+static Known *
+make_known(int64 replica)
 {
-	Known	   *entry = find_known(replica->id);
-	char	   *conninfo;
+	Known	   *entry = find_known(replica);
 	MemoryContext old;
 
-	if (service->host == NULL)
-		return;
-	conninfo = conninfo_of(service, NULL, NULL);
-	if (entry && strcmp(entry->conninfo, conninfo) == 0)
-		return;
+	if (entry)
+		return entry;
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	if (entry == NULL)
-	{
-		entry = palloc0(sizeof(Known));
-		entry->replica = replica->id;
-		known = lappend(known, entry);
-	}
-	else
-		pfree(entry->conninfo);
-	entry->conninfo = pstrdup(conninfo);
+	entry = palloc0(sizeof(Known));
+	entry->replica = replica;
+	known = lappend(known, entry);
 	MemoryContextSwitchTo(old);
+	return entry;
+}
+
+bool
+rctl_aiven_remember(const RctlReplica *replica, const RctlAivenService *service)
+{
+	Known	   *entry;
+	char	   *conninfo;
+
+	if (service->host == NULL)
+		return false;
+	entry = make_known(replica->id);
+	conninfo = conninfo_of(service, NULL, NULL);
+	if (entry->conninfo && strcmp(entry->conninfo, conninfo) == 0)
+		return false;
+	if (entry->conninfo)
+		pfree(entry->conninfo);
+	entry->conninfo = MemoryContextStrdup(TopMemoryContext, conninfo);
+	return true;
+}
+
+const char *
+rctl_aiven_answered(const RctlReplica *replica, const char *system_identifier, bool streaming, double lag)
+{
+	const char *expected = rctl_map_get(replica->facts, "system_identifier");
+	Known	   *entry = make_known(replica->id);
+
+	if (expected && strcmp(expected, system_identifier) != 0)
+		return "another database system than the source's answers there";
+	entry->answered_at = GetCurrentTimestamp();
+	entry->streaming = streaming;
+	entry->lag = lag;
+	return NULL;
+}
+
+bool
+rctl_aiven_last_answer(const RctlReplica *replica, bool *streaming, double *lag, TimestampTz *at)
+{
+	Known	   *entry = find_known(replica->id);
+
+	if (entry == NULL || entry->answered_at == 0 ||
+		TimestampDifferenceExceeds(entry->answered_at, GetCurrentTimestamp(), ANSWER_VALID_MS))
+		return false;
+	*streaming = entry->streaming;
+	*lag = entry->lag;
+	*at = entry->answered_at;
+	return true;
 }
 
 /* What stands in the mapping goes first; without a password there is no use in asking. */
@@ -204,7 +247,7 @@ rctl_aiven_conninfo(const RctlReplica *replica, const RctlMap *mapping)
 	Known	   *entry = find_known(replica->id);
 	RctlAivenService service = {0};
 
-	if (entry && user == NULL && password == NULL)
+	if (entry && entry->conninfo && user == NULL && password == NULL)
 		return pstrdup(entry->conninfo);
 	if (password == NULL || rctl_map_get(replica->facts, "host") == NULL)
 		return NULL;

@@ -68,6 +68,7 @@ read_integrations(RctlAivenService *service, const RctlJson *json)
 			service->is_replica = true;
 			service->integration_id = id;
 			service->integration_source = source;
+			service->integration_state = rctl_json_text(integration, "integration_status/state/status");
 		}
 		else if (id && same(source, service->name) && destination)
 			service->followers = lappend(service->followers, destination);

@@ -459,6 +459,16 @@ struct RctlProvider
 	bool		(*stopped) (const RctlReplica *replica);
 
 	/*
+	 * Also for the monitor: a server of another database system than this one
+	 * has answered for the replica, which follows a source elsewhere.
+	 * streaming: its WAL receiver says so; lag: in seconds, by its own clock,
+	 * NaN if it does not know.  Returns what is wrong with that, or NULL; a
+	 * provider without this has replicas of this server only.
+	 */
+	const char *(*answered) (const RctlReplica *replica, const char *system_identifier,
+							 bool streaming, double lag);
+
+	/*
 	 * Also for the monitor: the directories on this host in which the
 	 * replica's data are (char *), whose file systems are watched.  NULL
 	 * where they are elsewhere.

@@ -85,6 +85,12 @@ extern void rctl_watch_streaming(RctlWatch *watch, int replica, bool streaming);
 extern void rctl_watch_endpoint(RctlWatch *watch, int replica, const char *host, int port);
 
 /*
+ * RctlProvider.conninfo has another answer than before, for one of the replicas
+ * at least: the monitor soon asks for it anew.
+ */
+extern void rctl_watch_login(RctlWatch *watch);
+
+/*
  * How far the replica is behind by the service's measure, at the time the
  * data point is of.  Only if there is a data point.
  */

@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/xlog.h"
 #include "mb/pg_wchar.h"
 #include "storage/fd.h"
@@ -34,10 +36,14 @@ static const char *const question =
 " coalesce((SELECT status = 'streaming' FROM pg_catalog.pg_stat_wal_receiver), false),"
 " CASE WHEN r.in_recovery THEN coalesce((SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver),"
 "   (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()))"
-"  ELSE ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int END"
+"  ELSE ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int END,"
+" CASE WHEN r.in_recovery THEN CASE WHEN pg_catalog.pg_last_wal_receive_lsn() <= pg_catalog.pg_last_wal_replay_lsn()"
+"   AND EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status IS NULL OR (status = 'streaming'"
+"    AND coalesce(latest_end_lsn <= pg_catalog.pg_last_wal_replay_lsn(), true))) THEN 0"
+"  ELSE extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp()) END END"
 " FROM (SELECT pg_catalog.pg_is_in_recovery() AS in_recovery) r";
 
-#define ANSWER_COLUMNS 7
+#define ANSWER_COLUMNS 8
 
 static void
 close_connection(RctlProbe *probe)
@@ -224,6 +230,27 @@ is_true(const PGresult *result, int column)
 	return PQgetvalue(result, 0, column)[0] == 't';
 }
 
+/*
+ * It is no copy of this server, so that its position says nothing here: what it
+ * knows of its lag itself is for the provider, if its replicas may be such.
+ */
+static const char *
+take_foreign_answer(RctlProbe *probe, const PGresult *result)
+{
+	const RctlProvider *provider = probe->replica->provider;
+	const char *reason = "another database system answers there";
+
+	if (provider->answered)
+		reason = provider->answered(probe->replica, PQgetvalue(result, 0, 1), is_true(result, 5),
+									PQgetisnull(result, 0, 7) ? NAN : strtod(PQgetvalue(result, 0, 7), NULL));
+	if (reason)
+		return reason;
+	probe->sample.reason[0] = '\0';
+	probe->changed = true;
+	probe->failures = 0;
+	return NULL;
+}
+
 /* Takes the answer over, if it is one. Returns what is wrong with it, or NULL. */
 static const char *
 take_answer(RctlProbe *probe, const PGresult *result, int64 now)
@@ -240,7 +267,7 @@ take_answer(RctlProbe *probe, const PGresult *result, int64 now)
 		return "its answer makes no sense";
 	snprintf(own, sizeof(own), UINT64_FORMAT, GetSystemIdentifier());
 	if (strcmp(PQgetvalue(result, 0, 1), own) != 0)
-		return "another database system answers there";
+		return take_foreign_answer(probe, result);
 
 	sample->in_recovery = is_true(result, 0);
 	sample->receive = receive;

@@ -30,6 +30,7 @@
 #include "storage/lwlock.h"
 #include "utils/memutils.h"
 
+#include "core/board.h"
 #include "core/store.h"
 #include "net/text.h"
 #include "primary/clock.h"
@@ -188,6 +189,12 @@ rctl_watch_endpoint(RctlWatch *watch, int replica, const char *host, int port)
 
 	put(sample->host, sizeof(sample->host), host);
 	sample->port = port;
+}
+
+void
+rctl_watch_login(RctlWatch *watch)
+{
+	rctl_board_changed();
 }
 
 void
