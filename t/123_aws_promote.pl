@@ -105,6 +105,13 @@ note 'no data, old data, no replication: not promoted';
 	$aws->do('metric', name => 'RDSToAuroraPostgreSQLReplicaLag', id => 'lag-1', value => -1);
 	like(psql_error($node, q{SELECT replica_promote('lag', timeout => '4 s'); SELECT replica_wait('lag')}),
 		qr/ERROR:  55000: .*replica "lag" does not replicate/, '-1 is no lag of 0');
+
+	# Amazon's clock is two minutes ahead: a data point that looks newer than the last write is older
+	$aws->do('set', skew => 120);
+	$aws->do('metric', name => 'RDSToAuroraPostgreSQLReplicaLag', id => 'lag-1', value => 0, age => 60);
+	like(psql_error($node, q{SELECT replica_promote('lag', timeout => '4 s'); SELECT replica_wait('lag')}),
+		qr/ERROR:  57014: .*the newest is \d+ s older/s, 'times are compared by one clock');
+	$aws->do('set', skew => 0);
 	is(scalar($aws->calls('PromoteReadReplicaDBCluster')), 0, 'Amazon was never asked to promote it');
 	isnt(sql(q{SELECT state FROM replica_status WHERE replica = 'lag'}), 'promoted', 'it is a replica still');
 	$aws->do('metric', name => 'RDSToAuroraPostgreSQLReplicaLag', id => 'lag-1', value => 0);

@@ -545,7 +545,7 @@ class Control(BaseHTTPRequestHandler):
     def do_set(fake, **values):
         for name, value in values.items():
             if name == 'skew':
-                fake.skew = value
+                fake.skew = fake.state.skew = value
             else:
                 assert name in fake.state.options, name
                 fake.state.options[name] = value

@@ -59,6 +59,7 @@ class State:
         self.clusters = {}
         self.events = []
         self.metrics = {}
+        self.skew = 0              # of the clock that data points go by
         self.credentials = {}
         self.roles = {}
         self.numbers = itertools.count(1)
@@ -615,7 +616,7 @@ class State:
             how = {'value': value}
         if how.get('value') is None:
             return []
-        newest = datetime.datetime.now(UTC).replace(microsecond=0) - datetime.timedelta(seconds=how.get('age', 0))
+        newest = datetime.datetime.now(UTC).replace(microsecond=0) + datetime.timedelta(seconds=self.skew) - datetime.timedelta(seconds=how.get('age', 0))
         count = how.get('count', 5)
         every = how.get('every', self.options['metric_every'])
         made = [(newest - datetime.timedelta(seconds=every * i), how['value']) for i in range(count)]

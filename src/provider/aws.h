@@ -153,6 +153,12 @@ extern RCTL_NORETURN void rctl_aws_raise(const RctlAwsCall *call, const RctlAwsA
 /* Performs, and raises an error unless there is a result. */
 extern const RctlXml *rctl_aws_result(const RctlAwsTarget *target, const RctlAwsCall *call);
 
+/* What time it is at Amazon, as well as this process knows. */
+extern TimestampTz rctl_aws_now(void);
+
+/* A time by Amazon's clock that is not before this one by ours. */
+extern TimestampTz rctl_aws_surely_after(TimestampTz ours);
+
 extern bool rctl_aws_code_is(const RctlAwsAnswer *answer, const char *code);
 
 /* For generators: the signed request, and what became of it. */

@@ -32,6 +32,12 @@
 #define BRIEF_MS 2500
 #define BRIEF_CONNECT_MS 1500
 
+/* A Date has whole seconds, and took a while to come. */
+#define CLOCK_MARGIN_MS 2000
+
+/* What a signature forgives, so that nothing else would show a difference. */
+#define UNKNOWN_CLOCK_MS (15 * 60 * 1000)
+
 typedef struct ServiceFacts
 {
 	const char *name;			/* for messages */
@@ -557,6 +563,28 @@ judge_response(void *arg, const RctlHttpResponse *response)
 	return answer->transient ? RCTL_HTTP_AGAIN : RCTL_HTTP_TAKE;
 }
 
+/*
+ * By how much Amazon's clock is ahead of ours, by the last answer with a Date,
+ * which has whole seconds.  rctl_aws_clock() is for signatures, and does not
+ * care for less than minutes.
+ */
+static int64 clock_ahead = 0;
+static bool clock_known = false;
+
+TimestampTz
+rctl_aws_now(void)
+{
+	return clock_known ? GetCurrentTimestamp() + clock_ahead : rctl_aws_clock();
+}
+
+TimestampTz
+rctl_aws_surely_after(TimestampTz ours)
+{
+	if (clock_known)
+		return ours + clock_ahead + CLOCK_MARGIN_MS * INT64CONST(1000);
+	return ours + (rctl_aws_clock() - GetCurrentTimestamp()) + UNKNOWN_CLOCK_MS * INT64CONST(1000);
+}
+
 RctlAwsAnswer *
 rctl_aws_perform(const RctlAwsTarget *target, const RctlAwsCall *call)
 {
@@ -576,6 +604,11 @@ rctl_aws_perform(const RctlAwsTarget *target, const RctlAwsCall *call)
 		exchange.credentials = rctl_aws_credentials(&target->user);
 		response = rctl_http_call(&retry, make_request, &exchange);
 		answer = rctl_aws_judge(target, call, response, exchange.credentials);
+		if (answer->date != 0)
+		{
+			clock_ahead = answer->date - GetCurrentTimestamp();
+			clock_known = true;
+		}
 		if (attempt > 1)
 			return answer;
 

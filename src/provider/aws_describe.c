@@ -476,7 +476,7 @@ rctl_aws_metrics_call(const RctlAwsMetric *metrics, int count, TimestampTz now, 
 		rctl_aws_add(call, psprintf("%s.ReturnData", query), "true");
 	}
 	rctl_aws_add_time(call, "StartTime", TimestampTzPlusMilliseconds(now, -minutes * 60 * INT64CONST(1000)));
-	rctl_aws_add_time(call, "EndTime", TimestampTzPlusMilliseconds(now, 60 * INT64CONST(1000)));
+	rctl_aws_add_time(call, "EndTime", TimestampTzPlusMilliseconds(now, 1000));
 	rctl_aws_add(call, "ScanBy", "TimestampDescending");
 	return call;
 }
@@ -535,7 +535,7 @@ rctl_aws_metrics(const RctlAwsTarget *target, RctlAwsMetric *metrics, int count,
 
 	for (int page = 0; page < MAX_PAGES; page++)
 	{
-		RctlAwsCall *call = rctl_aws_metrics_call(metrics, count, rctl_aws_clock(), minutes);
+		RctlAwsCall *call = rctl_aws_metrics_call(metrics, count, rctl_aws_now(), minutes);
 		const RctlXml *result;
 
 		rctl_aws_add(call, "NextToken", token);

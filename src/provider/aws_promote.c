@@ -211,15 +211,15 @@ caught_up_by_metric(RctlOp *op, const RctlSourceMark *mark, char **progress)
 	operation = op->id;
 	last = RCTL_CAUGHT_UP_UNKNOWN;
 
-	/*
-	 * A data point is for the minute that begins at its time, by Amazon's
-	 * clock; whole seconds.
-	 */
-	since = mark->since + (rctl_aws_clock() - now);
 	if (!newest_lag(op, target, metrics))
 		strlcpy(last_progress, psprintf("waiting for a data point of %s", metrics[0].name), sizeof(last_progress));
 	else
 	{
+		/*
+		 * A data point is for the minute that begins at its time, by Amazon's
+		 * clock.
+		 */
+		since = rctl_aws_surely_after(mark->since);
 		age = (double) (since - metrics[0].newest.at) / USECS_PER_SEC;
 		if (metrics[0].newest.at < since || metrics[1].newest.at < since)
 			strlcpy(last_progress, psprintf("waiting for a data point of %s after the last write, the newest is %.0f s older",

@@ -87,6 +87,13 @@ describe_call(RctlWatch *watch, Round *round)
 	RctlAwsCall *call = rctl_aws_call(RCTL_AWS_RDS, aurora ? "DescribeDBClusters" : "DescribeDBInstances");
 	int			n = 0;
 
+	if (watch->nreplicas == 1)
+	{
+		if (fact(watch, 0, "identifier") == NULL)
+			return NULL;
+		rctl_aws_add(call, aurora ? "DBClusterIdentifier" : "DBInstanceIdentifier", fact(watch, 0, "identifier"));
+		return call;
+	}
 	rctl_aws_add(call, "Filters.Filter.1.Name", aurora ? "db-cluster-id" : "db-instance-id");
 	for (int i = 0; i < watch->nreplicas; i++)
 	{
@@ -400,14 +407,21 @@ rctl_aws_watch_next(void *state, const RctlHttpResponse *response)
 	{
 		RctlAwsAnswer *answer = rctl_aws_judge(round->target, round->call, response, round->credentials);
 
-		if (answer->result == NULL)
+		if (round->stage == STAGE_DESCRIBE && rctl_aws_code_is(answer, "NotFound"))
+		{
+			/* It was deleted by somebody, or is only about to be made. */
+			if (watch->nreplicas == 1)
+				rctl_watch_status(watch, 0, "not found", -1);
+			leave_stage(watch, round);
+		}
+		else if (answer->result == NULL)
 		{
 			if (rctl_aws_code_is(answer, "ExpiredToken"))
 				rctl_aws_forget(&round->target->user);
 			(void) rctl_aws_clock_learn(response);
 			rctl_aws_raise(round->call, answer);
 		}
-		if (!take(watch, round, answer->result))
+		else if (!take(watch, round, answer->result))
 			leave_stage(watch, round);
 	}
 	for (; round->stage != STAGE_END; leave_stage(watch, round))
