@@ -163,6 +163,7 @@ like($page, qr{<progress max="100" value="\d+">}, 'an operation has a progress b
 like($page, qr{Needs action\.}, 'the verdict');
 like($page, qr{Slot <bdi>&quot;stuck&quot;</bdi> is critical and keeps}, 'and its reason');
 like($page, qr{SELECT pg_drop_replication_slot\(&#39;stuck&#39;\);}, 'with the advice');
+like($page, qr{<td data-label="Used by">this server, replicas <bdi>\Q$shown\E, r2</bdi>}, 'the disk, with who uses it');
 like($page, qr{&#xFFFD; &#xFFFD; &amp;amp; tail}, 'events are escaped, and control characters replaced');
 is(() = $page =~ /<figure class="chart">/g, 4, 'four charts');
 like($page, qr{<path class="curve c0" d="M[\d. ]+h\.1"></path>}, 'with curves');

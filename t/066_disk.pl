@@ -193,14 +193,15 @@ SKIP:
 	cmp_ok(abs($seconds / ($free / $rate || 1) - 1), '<', 0.01, 'with the time until it is full') or diag("$seconds $free");
 }
 
+wait_until(sub { !-e $primary->data_dir . '/postmaster.pid' || !kill 0, $primary->{_pid} }, 'the end of the server');
+$primary->{_pid} = undef;
+
 # ---- the guard ----
 
 SKIP:
 {
 	skip 'the disk cannot be made larger', 9 if $given;
 	tell_holder("mount -o remount,size=260m $mount/wal");
-	wait_until(sub { !-e $primary->data_dir . '/postmaster.pid' || !kill 0, $primary->{_pid} }, 'the end of the server');
-	$primary->{_pid} = undef;
 	$primary->start;
 	wait_for($primary, q{SELECT count(*) = 1 FROM replica_wal_usage WHERE total_bytes = 260 * 1048576});
 	set('slot_scope', 'physical');
@@ -235,6 +236,6 @@ SKIP:
 	pass('nothing holds the WAL any more');
 	is(wait_operation($primary, sql(q{SELECT replica_drop('r1', true)})), 'succeeded', 'dropped');
 }
-$primary->stop('immediate');
+$primary->stop('immediate') if $primary->{_pid};
 close $holder if $holder;
 done_testing();

@@ -409,6 +409,49 @@ put_slots(StringInfo out, const RctlReport *report, const char *schema, Verdict 
 		rctl_html(&verdict->items, "<li>%d more slots need a look.</li>\n", troubled - 5);
 }
 
+/* The file systems of this host; what is to be said of that of pg_wal is said already. */
+static void
+put_disks(StringInfo out, const RctlReport *report, const char *schema, Verdict *verdict)
+{
+	int			rows = query(
+							 "SELECT path, wal, data, array_to_string((replicas::text[])[1:6], ', '), cardinality(replicas),"
+							 "  free_bytes, total_bytes, growth_bytes_per_second, extract(epoch FROM time_to_full)"
+							 " FROM %s.replica_disk_usage ORDER BY time_to_full NULLS LAST, path", schema, report->since);
+
+	if (rows == 0)
+		return;
+	begin_table(out, "Disks of this host", "Disk|Used by|#Free|#Size|#Growth|#Full in", rows);
+	for (int i = 0; i < rows; i++)
+	{
+		double		seconds = get(i, 9) ? get_number(i, 9) : -1;
+		int			more = (int) get_number(i, 5) - 6;
+		bool		wal = get_bool(i, 2);
+		bool		data = get_bool(i, 3);
+
+		if (!wal && seconds >= 0 && seconds < FULL_WARNING_SECONDS)
+		{
+			RctlMood	mood = seconds < FULL_BAD_SECONDS ? RCTL_MOOD_BAD : RCTL_MOOD_WARNING;
+
+			verdict->mood = Max(verdict->mood, mood);
+			rctl_html(&verdict->items, "<li class=\"%s\">The disk at <bdi>%s</bdi> is full in %s.</li>\n",
+					  rctl_report_mood(mood), get(i, 1), rctl_report_seconds(seconds));
+		}
+		rctl_html(out, "<tr><td data-label=\"Disk\"><bdi><b>%s</b></bdi></td>", get(i, 1));
+		rctl_html(out, "<td data-label=\"Used by\">%s", wal && data ? "this server" : wal ? "pg_wal" : data ? "data of this server" : "");
+		if (more > -6)
+			rctl_html(out, "%s%s <bdi>%s</bdi>", wal || data ? ", " : "", more > -5 ? "replicas" : "replica", get(i, 4));
+		if (more > 0)
+			rctl_html(out, " and %d more", more);
+		rctl_html(out, "</td>");
+		number_cell(out, "Free", rctl_report_bytes(get_number(i, 6)));
+		number_cell(out, "Size", rctl_report_bytes(get_number(i, 7)));
+		number_cell(out, "Growth", psprintf("%s/s", rctl_report_bytes(get_number(i, 8))));
+		number_cell(out, "Full in", seconds >= 0 ? rctl_report_seconds(seconds) : "not in sight");
+		rctl_html(out, "</tr>\n");
+	}
+	end_table(out);
+}
+
 static void
 put_progress(StringInfo out, int row)
 {
@@ -666,6 +709,7 @@ put_page(StringInfo out, RctlReport *report, const char *schema)
 	/* what they find comes first on the page */
 	put_operations(&tables, report, schema, &verdict);
 	put_slots(&tables, report, schema, &verdict);
+	put_disks(&tables, report, schema, &verdict);
 	put_events(&tables, report, schema);
 
 	put_verdict(out, report, &verdict);
