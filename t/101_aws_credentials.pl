@@ -183,6 +183,37 @@ like(find({server => {%ambient}}, {%env, AWS_EC2_METADATA_SERVICE_ENDPOINT => 'h
 	qr/there are no credentials/, 'no instance at all');
 control();
 
+# ---- who may give away what the server can read ----
+
+$node->safe_psql('postgres', q{
+	CREATE ROLE plain;
+	CREATE ROLE reader;
+	GRANT pg_read_server_files TO reader;
+	GRANT USAGE ON FOREIGN DATA WRAPPER replica_aws TO plain, reader;
+	GRANT CREATE ON DATABASE postgres TO plain, reader;
+	CREATE SERVER aws FOREIGN DATA WRAPPER replica_aws OPTIONS (region 'eu-north-1', engine 'postgres', source 'orders');
+	GRANT USAGE ON FOREIGN SERVER aws TO plain, reader;
+});
+
+sub as
+{
+	my ($role, $sql) = @_;
+	my ($rc, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\nSET ROLE $role; $sql");
+
+	return $rc == 0 ? 'done' : $err;
+}
+
+is(as('plain', q{CREATE USER MAPPING FOR plain SERVER aws OPTIONS (access_key_id 'a', secret_access_key 'b')}), 'done',
+	'anybody may use keys that he knows');
+like(as('plain', q{ALTER USER MAPPING FOR plain SERVER aws OPTIONS (ADD credentials_file '/etc/x')}),
+	qr/ERROR:  42501: permission denied to set option "credentials_file"/, 'but not a file of the server');
+is(as('reader', q{CREATE USER MAPPING FOR reader SERVER aws OPTIONS (credentials_file '/etc/x')}), 'done',
+	'who may read files may');
+like(as('plain', q{CREATE SERVER own FOREIGN DATA WRAPPER replica_aws OPTIONS (region 'eu-north-1', engine 'postgres', source 'orders', ambient_credentials 'true')}),
+	qr/ERROR:  42501: permission denied to set option "ambient_credentials"/, "nor the server's own credentials");
+is(as('plain', q{CREATE SERVER own FOREIGN DATA WRAPPER replica_aws OPTIONS (region 'eu-north-1', engine 'postgres', source 'orders', ambient_credentials 'false')}),
+	'done', 'forbidding them takes no rights');
+
 # ---- secrets ----
 
 my $logged = slurp_file($node->logfile);

@@ -119,6 +119,22 @@ control('ok');
 drained();
 is(scalar(received()), $count + 10, 'they arrive later, also after a restart');
 
+# fenced, and after a crash
+sql("SELECT replica_fence('test')");
+events('fenced', 2);
+drained();
+sql('SELECT replica_unfence()');
+drained();
+pass('events are sent while the server is fenced');
+control('500');
+events('crash', 5);
+wait_for($node, 'SELECT pending = 5 FROM replica_webhook');
+kill 'KILL', worker_pid($node, 'replica_ctl monitor');
+control('ok');
+drained();
+my %crashed = map { $_->[1] => 1 } grep { $_->[3] =~ /^crash/ } received();
+is(scalar keys %crashed, 5, 'they arrive after a crash');
+
 control('close');
 events('cut', 2);
 wait_for($node, "SELECT last_failure NOT LIKE '%500%' AND pending = 2 FROM replica_webhook");
