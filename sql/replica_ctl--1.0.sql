@@ -168,6 +168,13 @@ COMMENT ON FUNCTION replica_ctl.validate_aiven(text[], oid) IS 'checks the optio
 CREATE FOREIGN DATA WRAPPER replica_aiven VALIDATOR replica_ctl.validate_aiven;
 COMMENT ON FOREIGN DATA WRAPPER replica_aiven IS 'read replicas of an Aiven for PostgreSQL service';
 
+CREATE FUNCTION replica_ctl.validate_patroni(text[], oid) RETURNS void
+	AS 'MODULE_PATHNAME', 'rctl_validate_patroni' LANGUAGE C STRICT;
+COMMENT ON FUNCTION replica_ctl.validate_patroni(text[], oid) IS 'checks the options of replica_patroni servers and user mappings';
+
+CREATE FOREIGN DATA WRAPPER replica_patroni VALIDATOR replica_ctl.validate_patroni;
+COMMENT ON FOREIGN DATA WRAPPER replica_patroni IS 'replicas in clusters that Patroni runs';
+
 CREATE SERVER local FOREIGN DATA WRAPPER replica_local;
 COMMENT ON SERVER local IS 'this host';
 

@@ -75,7 +75,14 @@ rctl_api_provider(const char *name, ForeignServer **server)
 static void
 require_plan(const RctlProvider *provider, RctlOpKind kind, const RctlMap *arguments)
 {
-	if (rctl_plan(provider, kind, arguments).steps == NULL)
+	if (rctl_plan(provider, kind, arguments).steps != NULL)
+		return;
+	if (kind == RCTL_OP_CREATE && provider->no_create_hint)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("provider \"%s\" cannot create a replica", provider->name),
+				 errhint("%s", provider->no_create_hint)));
+	else
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("provider \"%s\" cannot do \"%s\"", provider->name, rctl_op_kind_name(kind)),

@@ -110,6 +110,7 @@ VALIDATOR(local)
 VALIDATOR(ssh)
 VALIDATOR(cnpg)
 VALIDATOR(aiven)
+VALIDATOR(patroni)
 #ifdef RCTL_TEST
 VALIDATOR(mock)
 VALIDATOR(mock_managed)

@@ -325,6 +325,7 @@ static const char *const our_sql =
 " (SELECT count(*) FROM pg_catalog.pg_prepared_xacts) AS prepared,"
 " (SELECT quote_literal(gid) FROM pg_catalog.pg_prepared_xacts ORDER BY prepared LIMIT 1) AS prepared_gid,"
 " (SELECT jsonb_object_agg(slot_name, true) FROM logical) AS logical_slots,"
+" (SELECT source = 'command line' FROM pg_catalog.pg_settings WHERE name = 'cluster_name') AS started_by_manager,"
 " (SELECT count(*) FROM pg_catalog.pg_subscription WHERE subenabled) AS subscriptions,"
 " (SELECT string_agg(quote_ident(subname), ', ') FROM pg_catalog.pg_subscription WHERE subenabled) AS subscription_names,"
 " (SELECT count(*) FROM pg_catalog.pg_ls_archive_statusdir() WHERE name LIKE '%.ready') AS archive_ready,"
@@ -735,8 +736,11 @@ check_managed_takeover(RctlPreflight *p)
 		rctl_found_warning(p, "connection", unanswered->message,
 						   "What SQL on the replica would tell is not known.", unanswered->hint);
 	check_source_after(p);
-	(void) look_and_report(p, "source", NULL, look_at_source, NULL);
+
+
+	/* The provider's first: they may find out what the source is. */
 	run_checks(p, managed->promote_checks);
+	(void) look_and_report(p, "source", NULL, look_at_source, NULL);
 	if (p->elsewhere || p->theirs == NULL)
 	{
 		asked_check = "replay lag";

@@ -14,6 +14,8 @@
  */
 #include "postgres.h"
 
+#include <sys/stat.h>
+
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "miscadmin.h"
@@ -130,6 +132,28 @@ rctl_check_fence(RctlPreflight *p, const char *name)
 		rctl_found_blocked(p, name, NOT_READY, "this server is fenced",
 						   fence.reason[0] ? psprintf("The reason given: %s.", fence.reason) : NULL,
 						   "Lift the fence with SELECT replica_unfence().");
+}
+
+/*
+ * Patroni keeps a file in the data directory, and starts the server with the
+ * cluster's name as an argument; a copy that somebody else starts has but the
+ * file.
+ */
+static void
+check_patroni(RctlPreflight *p, const char *name)
+{
+	char	   *path = psprintf("%s/patroni.dynamic.json", DataDir);
+	struct stat ignored;
+
+	if (p->op->replica->provider->managed || p->op->kind == RCTL_OP_DRILL ||
+		!get_bool(p->ours, "started_by_manager") || stat(path, &ignored) != 0)
+		return;
+	if (p->forced)
+		rctl_found_warning(p, name, "this server is run by Patroni, and stays a member of its cluster", NULL, NULL);
+	else
+		rctl_found_blocked(p, name, NOT_READY, "this server is run by Patroni",
+						   "A promotion would take its place without Patroni knowing, which would make another member the primary.",
+						   "Switch over within the cluster: attach its members on a server of wrapper replica_patroni; or promote with mode => 'forced'.");
 }
 
 static void
@@ -713,6 +737,7 @@ static const struct
 	void		(*check) (RctlPreflight *p, const char *name);
 }			checks[] = {
 	{"fence", EVER, false, rctl_check_fence},
+	{"patroni", EVER, false, check_patroni},
 	{"timeout", PLANNED | ELSEWHERE, false, check_timeout},
 	{"streaming", PLANNED, false, check_streaming},
 	{"slot", PLANNED, false, check_slot},

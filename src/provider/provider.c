@@ -29,6 +29,7 @@ static const RctlProvider *const providers[] = {
 	&rctl_provider_ssh,
 	&rctl_provider_cnpg,
 	&rctl_provider_aiven,
+	&rctl_provider_patroni,
 #ifdef RCTL_TEST
 	&rctl_provider_mock,
 	&rctl_provider_mock_managed,

@@ -414,6 +414,7 @@ struct RctlProvider
 	 * cannot.
 	 */
 	const RctlStep *create;
+	const char *no_create_hint; /* where create is NULL: what to do instead */
 	const RctlStep *attach;
 	const RctlStep *drop;
 	const RctlStep *repair;

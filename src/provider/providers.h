@@ -15,6 +15,7 @@ extern const RctlProvider rctl_provider_cnpg;	/* cnpg.c */
 extern const RctlProvider rctl_provider_local;	/* local.c */
 extern const RctlProvider rctl_provider_ssh;	/* ssh.c */
 extern const RctlProvider rctl_provider_aiven;	/* aiven.c */
+extern const RctlProvider rctl_provider_patroni;	/* patroni.c */
 #ifdef RCTL_TEST
 extern const RctlProvider rctl_provider_mock;
 extern const RctlProvider rctl_provider_mock_managed;	/* mock.c, in test
