@@ -105,14 +105,14 @@ make_request(const RctlWebhookEvent *event)
 		headers[3].value = sign(timestamp, event->json);
 	}
 	request->method = "POST";
-	request->url = rctl_webhook_url;
+	request->url = pstrdup(rctl_webhook_url);
 	request->headers = headers;
 	request->body = event->json;
 	request->what = "the webhook";
 	request->total_ms = TOTAL_MS;
 	request->max_body = 64 * 1024;
 	if (*rctl_webhook_ca_file)
-		request->ca_file = rctl_webhook_ca_file;
+		request->ca_file = pstrdup(rctl_webhook_ca_file);
 	return request;
 }
 
