@@ -107,6 +107,15 @@ note 'answers to what changes something';
 		is(count($action, $name), $calls, "calls: $calls");
 	}
 	$aws->do('clear');
+	$aws->do('set', list_tags_only => 1);
+	$aws->do('fault', action => 'CreateDBInstanceReadReplica', kind => 'lost');
+	begin('tags', 0);
+	is(outcome('tags'), 'succeeded', 'where descriptions do not have the tags, they are asked for');
+	cmp_ok(scalar($aws->calls('ListTagsForResource')), '>', 0, 'by a call of their own');
+	sql(q{SELECT replica_drop('tags')});
+	is(outcome('tags'), 'succeeded', 'by a drop, too');
+	is(made('tags'), '', 'which deletes it');
+	$aws->do('set', list_tags_only => 0);
 }
 
 # --------------------------------------------------------------------------

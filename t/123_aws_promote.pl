@@ -48,6 +48,12 @@ note 'an RDS replica, planned';
 # --------------------------------------------------------------------------
 {
 	replica('plain', 'postgres');
+	my %row = map { split /\|/, $_, 2 } split /\n/,
+	  sql(q{SELECT name, status || ' ' || coalesce(detail, '') FROM replica_explain('promote', 'plain') WHERE step > 0});
+	like($row{$_} // 'is missing', qr/^ok /, "replica_explain: $_") for 'link', 'status', 'lag';
+	like($row{promote} // 'is missing', qr/PromoteReadReplica plain/, 'and the call');
+	is(sql(q{SELECT count(*) FROM replica_explain('promote', 'plain') WHERE status = 'blocked'}), '0', 'nothing is in the way');
+	like(sql(q{SELECT status FROM replica_explain('drop', 'plain') WHERE name = 'deletion'}), qr/^ok/, 'nor of a drop');
 	$aws->do('set', lag => 7.0);
 	my $op = promote('plain');
 	wait_for($node, "SELECT phase LIKE '%ReplicaLag is 7 s%' FROM replica_operations WHERE operation = $op");
