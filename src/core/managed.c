@@ -292,6 +292,8 @@ zero_lag(RctlOp *op)
 		{
 			if (rctl_source_still(op))
 				break;
+			/* Somebody wrote meanwhile: there is another mark to reach. */
+			(void) rctl_time_left(op, "sessions on the source write again");
 			continue;
 		}
 		if (progress == NULL)
