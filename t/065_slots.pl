@@ -171,6 +171,17 @@ wait_for($primary, q{SELECT count(*) = 2 FROM replica_events WHERE detail->>'slo
 is(sql(q{SELECT string_agg(kind, ' ' ORDER BY event) FROM replica_events WHERE detail->>'slot' = 'late'}),
 	'slot_critical slot_dropped', 'they follow when they can be written, in order');
 
+# ---- a replica that is being made ----
+
+my $operation = sql(q{SELECT replica_create('making', options => '{"max_rate": 100}')});
+wait_for($primary, q{SELECT count(*) = 1 FROM replica_slots WHERE slot_name = 'replica_ctl_making'});
+wal(4);
+wait_for($primary, q{SELECT verdict = 'critical' AND replica = 'making' AND advice LIKE '%replica_operations%'
+	FROM replica_slots WHERE slot_name = 'replica_ctl_making'});
+like(advice('replica_ctl_making'), qr/: SELECT \* FROM replica_operations WHERE replica = 'making';$/, 'one that is being made is not to be repaired');
+sql("SELECT replica_cancel($operation)");
+is(wait_operation($primary, $operation), 'cancelled', 'cancelled');
+
 is(wait_operation($primary, sql("SELECT replica_drop('$quoted', true)")), 'succeeded', 'dropped');
 no_orphans_ok($primary);
 done_testing();

@@ -221,6 +221,7 @@ typedef struct RctlSlotOwner
 {
 	char	   *slot;
 	char	   *replica;
+	bool		busy;			/* it is being made or dropped */
 } RctlSlotOwner;
 
 /* The slots on this server of its replicas in any state, settled or not (RctlSlotOwner *). */

@@ -361,7 +361,7 @@ rctl_store_slot_owners(void)
 {
 	const RctlIdentity *me = rctl_identity();
 	List	   *list = NIL;
-	uint64		rows = rctl_run("SELECT facts->>'slot', name FROM replica_ctl.replica"
+	uint64		rows = rctl_run("SELECT facts->>'slot', name, state IN ('creating', 'dropping') FROM replica_ctl.replica"
 								" WHERE " OWNED " AND facts ? 'slot' AND NOT facts ? 'upstream'",
 								ARGS(me->system_identifier, me->timeline, me->home));
 
@@ -374,6 +374,7 @@ rctl_store_slot_owners(void)
 		MemoryContextSwitchTo(old);
 		owner->slot = rctl_get(i, 1);
 		owner->replica = rctl_get(i, 2);
+		owner->busy = rctl_get_bool(i, 3);
 	}
 	return list;
 }

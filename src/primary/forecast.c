@@ -265,8 +265,12 @@ rctl_disk_time_to_full(const RctlDiskSample *disk)
 
 /* What to call, to get rid of it or to bring it back. */
 static char *
-statement(const RctlSlotFact *fact, const char *replica)
+statement(const RctlSlotFact *fact, const RctlSlotSample *slot)
 {
+	const char *replica = rctl_slot_replica(slot);
+
+	if (replica && slot->busy)
+		return psprintf("SELECT * FROM replica_operations WHERE replica = %s", quote_literal_cstr(replica));
 	if (replica)
 		return psprintf("SELECT replica_repair(%s)", quote_literal_cstr(replica));
 	if (fact->active_pid != 0)
@@ -391,5 +395,5 @@ rctl_judge_slot(const RctlSlotFact *fact, const RctlSlotSample *slot,
 		inactive = (GetCurrentTimestamp() - slot->inactive_since) / 1000000.0;
 	examine(fact, slot, server, retained, inactive, judgement);
 	judgement->advice = judgement->why ?
-		psprintf("%s: %s;", judgement->why, statement(fact, rctl_slot_replica(slot))) : NULL;
+		psprintf("%s: %s;", judgement->why, statement(fact, slot)) : NULL;
 }

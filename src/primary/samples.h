@@ -67,6 +67,7 @@ typedef struct RctlSlotSample
 	char		name[NAMEDATALEN];
 	char		replica[NAMEDATALEN];	/* whose it is by the registry; "": no
 										 * replica's */
+	bool		busy;			/* that is being made or dropped */
 	bool		judged;			/* the registry could be read, so that this is
 								 * known */
 	XLogRecPtr	restart_lsn;

@@ -152,6 +152,7 @@ read_slot_owners(void)
 
 		to->slot = pstrdup(from->slot);
 		to->replica = pstrdup(from->replica);
+		to->busy = from->busy;
 		monitor.slot_owners = lappend(monitor.slot_owners, to);
 	}
 	MemoryContextSwitchTo(old);
@@ -228,12 +229,15 @@ find_owner(RctlSlotSample *slot)
 
 	slot->judged = monitor.registry_known && monitor.installed;
 	slot->replica[0] = '\0';
+	slot->busy = false;
 	foreach(lc, monitor.slot_owners)
 	{
 		const RctlSlotOwner *owner = lfirst(lc);
 
-		if (strcmp(owner->slot, slot->name) == 0)
-			strlcpy(slot->replica, owner->replica, NAMEDATALEN);
+		if (strcmp(owner->slot, slot->name) != 0)
+			continue;
+		strlcpy(slot->replica, owner->replica, NAMEDATALEN);
+		slot->busy = owner->busy;
 	}
 }
 
