@@ -190,6 +190,13 @@ extern void rctl_aiven_note_service(RctlReplica *replica, const RctlAivenService
 /* How the service is doing, for replica_operations. */
 extern void rctl_aiven_show_progress(RctlOp *op, const RctlAivenService *service);
 
+/*
+ * For a loop of looks: a context for each of them, made by the first call
+ * (look NULL) and emptied by the next ones, and current from then on.  The
+ * loop's end switches back.
+ */
+extern MemoryContext rctl_aiven_look(MemoryContext look);
+
 /* The pause before the next look at something that began then. */
 extern void rctl_aiven_pause(TimestampTz since);
 

@@ -290,21 +290,22 @@ static bool
 appeared(const RctlAiven *aiven, const char *name, long patience_ms)
 {
 	TimestampTz start = GetCurrentTimestamp();
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext look = NULL;
+	RctlAivenService *service;
 
 	for (;;)
 	{
-		RctlAivenService *service = rctl_aiven_service(aiven, name, false);
-
-		if (service)
-		{
-			if (!is_ours(aiven, aiven->op->replica, service))
-				name_in_use(aiven->op, name, "It was made by somebody else meanwhile.");
-			return true;
-		}
-		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), patience_ms))
-			return false;
+		look = rctl_aiven_look(look);
+		service = rctl_aiven_service(aiven, name, false);
+		if (service || TimestampDifferenceExceeds(start, GetCurrentTimestamp(), patience_ms))
+			break;
 		rctl_aiven_pause(start);
 	}
+	MemoryContextSwitchTo(caller);
+	if (service && !is_ours(aiven, aiven->op->replica, service))
+		name_in_use(aiven->op, name, "It was made by somebody else meanwhile.");
+	return service != NULL;
 }
 
 static void
@@ -355,65 +356,86 @@ make_service(RctlOp *op)
 	rctl_op_save(op);
 }
 
-/* The fields of a service that tell whether it moves. */
-static char *
-signature(const RctlAivenService *service)
+/* What tells whether a service moves; it outlives the look. */
+typedef struct Sight
 {
-	return psprintf("%s|%s|" UINT64_FORMAT "|" UINT64_FORMAT, service->state, service->activity,
-					service->done, service->total);
+	char		activity[200];	/* "": not seen yet */
+	uint64		done;
+	uint64		total;
+} Sight;
+
+/* Takes over what is seen now; whether it differs. */
+static bool
+moves(Sight *sight, const RctlAivenService *service)
+{
+	Sight		now;
+
+	memset(&now, 0, sizeof(now));
+	now.done = service->done;
+	now.total = service->total;
+	strlcpy(now.activity, service->activity, sizeof(now.activity));
+	if (now.activity[0] == '\0')
+		strlcpy(now.activity, "?", sizeof(now.activity));
+	if (memcmp(&now, sight, sizeof(now)) == 0)
+		return false;
+	*sight = now;
+	return true;
 }
 
 static void
-not_built(const RctlAiven *aiven, const RctlAivenService *service, const char *why)
+not_built(const RctlAiven *aiven, const Sight *sight, const char *why)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("Aiven service \"%s\" did not come to run", rctl_map_get(aiven->op->replica->facts, "service_name")),
-			 errdetail("%s%s%s", why, service ? " It was last seen as " : "",
-					   service ? psprintf("%s.", service->activity) : ""),
+			 errdetail("%s%s", why, sight->activity[0] ? psprintf(" It was last seen as %s.", sight->activity) : ""),
 			 errhint("See the service's log at Aiven.")));
+}
+
+/* One look; true if it runs. */
+static bool
+look_at_building(const RctlAiven *aiven, const RctlAivenService *service, Sight *sight, TimestampTz *moved)
+{
+	if (moves(sight, service))
+		*moved = GetCurrentTimestamp();
+	rctl_aiven_show_progress(aiven->op, service);
+	if (strcmp(service->state, "POWEROFF") == 0)
+		not_built(aiven, sight, "It is powered off.");
+	if (TimestampDifferenceExceeds(*moved, GetCurrentTimestamp(), BUILD_STILL_MS))
+		not_built(aiven, sight, psprintf("There was no progress for %d min.", BUILD_STILL_MS / 60000));
+	return rctl_aiven_running(service);
 }
 
 RctlAivenService *
 rctl_aiven_wait_running(const RctlAiven *aiven, bool posted)
 {
-	RctlOp	   *op = aiven->op;
-	const char *name = rctl_map_get(op->replica->facts, "service_name");
+	const char *name = rctl_map_get(aiven->op->replica->facts, "service_name");
 	TimestampTz start = GetCurrentTimestamp();
 	TimestampTz moved = start;
-	RctlAivenService *service = NULL;
-	char	   *last = "";
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext look = NULL;
+	RctlAivenService *service;
+	Sight		sight;
 	int			running = 0;
 
+	memset(&sight, 0, sizeof(sight));
 	for (;;)
 	{
-		RctlAivenService *now = rctl_aiven_service(aiven, name, false);
-
-		if (now == NULL)
-		{
-			if (service || !posted)
-				not_built(aiven, service, "The service is gone.");
-			if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), APPEAR_MS))
-				not_built(aiven, NULL, "Aiven does not know it.");
-		}
-		else
-		{
-			service = now;
-			if (strcmp(signature(service), last) != 0)
-				moved = GetCurrentTimestamp();
-			last = signature(service);
-			rctl_aiven_show_progress(op, service);
-			if (strcmp(service->state, "POWEROFF") == 0)
-				not_built(aiven, service, "It is powered off.");
-			running = rctl_aiven_running(service) ? running + 1 : 0;
-			if (running >= RUNNING_TIMES)
-				return service;
-			if (TimestampDifferenceExceeds(moved, GetCurrentTimestamp(), BUILD_STILL_MS))
-				not_built(aiven, service, psprintf("There was no progress for %d min.", BUILD_STILL_MS / 60000));
-		}
-		rctl_op_alive(op);
+		look = rctl_aiven_look(look);
+		service = rctl_aiven_service(aiven, name, false);
+		if (service)
+			running = look_at_building(aiven, service, &sight, &moved) ? running + 1 : 0;
+		else if (sight.activity[0] || !posted)
+			not_built(aiven, &sight, "The service is gone.");
+		else if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), APPEAR_MS))
+			not_built(aiven, &sight, "Aiven does not know it.");
+		if (running >= RUNNING_TIMES)
+			break;
+		rctl_op_alive(aiven->op);
 		rctl_aiven_pause(moved);
 	}
+	MemoryContextSwitchTo(caller);
+	return service;
 }
 
 static void
@@ -433,11 +455,17 @@ settle(RctlOp *op)
 {
 	RctlAiven  *aiven = rctl_aiven_open(op);
 	TimestampTz start = GetCurrentTimestamp();
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext look = NULL;
 
 	for (;;)
 	{
-		RctlAivenService *service = rctl_aiven_own_service(aiven, false);
-		bool		late = TimestampDifferenceExceeds(start, GetCurrentTimestamp(), SETTLE_MS);
+		RctlAivenService *service;
+		bool		late;
+
+		look = rctl_aiven_look(look);
+		service = rctl_aiven_own_service(aiven, false);
+		late = TimestampDifferenceExceeds(start, GetCurrentTimestamp(), SETTLE_MS);
 
 		if (service->integration_id && !same(service->integration_source, aiven->source))
 			ereport(ERROR,
@@ -448,7 +476,7 @@ settle(RctlOp *op)
 		if (service->integration_id && service->host)
 		{
 			rctl_aiven_note_service(op->replica, service);
-			return;
+			break;
 		}
 		if (late && service->integration_id == NULL)
 			ereport(ERROR,
@@ -465,6 +493,7 @@ settle(RctlOp *op)
 		rctl_op_progress(op, service->integration_id ? "waiting for its connection data" : "waiting for its integration", 0, 0);
 		rctl_aiven_pause(start);
 	}
+	MemoryContextSwitchTo(caller);
 }
 
 static void
@@ -563,14 +592,19 @@ rctl_aiven_delete_service(const RctlAiven *aiven, const char *name)
 {
 	char	   *path = rctl_aiven_path(aiven, "service", name, NULL);
 	TimestampTz start = GetCurrentTimestamp();
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext look = NULL;
 	RctlAivenAnswer *answer = rctl_aiven_ask(aiven, "DELETE", path, NULL, "ServiceDelete");
 
 	if (rctl_aiven_missing(answer))
 		return;
 	if (!rctl_aiven_ok(answer))
 		rctl_aiven_refuse(aiven, answer, "could not delete Aiven service \"%s\"", name);
-	while (rctl_aiven_service(aiven, name, false) != NULL)
+	for (;;)
 	{
+		look = rctl_aiven_look(look);
+		if (rctl_aiven_service(aiven, name, false) == NULL)
+			break;
 		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), DELETE_MS))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_IN_USE),
@@ -580,6 +614,7 @@ rctl_aiven_delete_service(const RctlAiven *aiven, const char *name)
 		rctl_op_alive(aiven->op);
 		rctl_aiven_pause(start);
 	}
+	MemoryContextSwitchTo(caller);
 }
 
 /* A half-made service that was to be protected is so already. */

@@ -202,11 +202,17 @@ promote(RctlOp *op)
 	RctlAiven  *aiven = rctl_aiven_open(op);
 	TimestampTz start = GetCurrentTimestamp();
 	TimestampTz asked = 0;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext look = NULL;
 
 	for (;;)
 	{
-		RctlAivenService *service = rctl_aiven_own_service(aiven, false);
-		const char *id = service->integration_id;
+		RctlAivenService *service;
+		const char *id;
+
+		look = rctl_aiven_look(look);
+		service = rctl_aiven_own_service(aiven, false);
+		id = service->integration_id;
 
 		if (!service->is_replica)
 		{
@@ -225,6 +231,7 @@ promote(RctlOp *op)
 			rctl_op_progress(op, "waiting until the integration is gone", 0, 0);
 		rctl_aiven_pause(start);
 	}
+	MemoryContextSwitchTo(caller);
 }
 
 /* ---------------------------------------------------------------------
@@ -237,12 +244,16 @@ verify(RctlOp *op)
 {
 	RctlAiven  *aiven = rctl_aiven_open(op);
 	TimestampTz start = GetCurrentTimestamp();
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext look = NULL;
 	PGconn	   *conn;
 
 	for (;;)
 	{
-		RctlAivenService *service = rctl_aiven_own_service(aiven, false);
+		RctlAivenService *service;
 
+		look = rctl_aiven_look(look);
+		service = rctl_aiven_own_service(aiven, false);
 		if (service->is_replica)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -266,6 +277,7 @@ verify(RctlOp *op)
 		rctl_op_alive(op);
 		rctl_aiven_pause(start);
 	}
+	MemoryContextSwitchTo(caller);
 	conn = rctl_aiven_try_connect(op, op->replica, CONNECT_MS);
 	rctl_pg_close(conn);
 	rctl_map_set(op->state, "sql_verified",

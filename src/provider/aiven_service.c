@@ -17,6 +17,7 @@
 
 #include "libpq-fe.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "net/text.h"
@@ -267,6 +268,17 @@ void
 rctl_aiven_show_progress(RctlOp *op, const RctlAivenService *service)
 {
 	rctl_op_progress(op, service->activity, service->done, service->total);
+}
+
+MemoryContext
+rctl_aiven_look(MemoryContext look)
+{
+	if (look == NULL)
+		look = AllocSetContextCreate(CurrentMemoryContext, "replica_ctl look", ALLOCSET_DEFAULT_SIZES);
+	else
+		MemoryContextReset(look);
+	MemoryContextSwitchTo(look);
+	return look;
 }
 
 void
