@@ -48,6 +48,13 @@ typedef struct RctlAiven
 	const char *source;			/* service */
 	const char *ca_file;		/* or NULL */
 	const char *token;			/* never log it */
+
+	/*
+	 * Something is under way at Aiven that must not be given up for a refusal
+	 * (401, 403) or a 404 that is gone a moment later, as rights and new
+	 * things take a while to be known everywhere.
+	 */
+	bool		patient;
 } RctlAiven;
 
 /* What came back; everything is palloc'd in CurrentMemoryContext. */

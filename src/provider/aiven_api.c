@@ -620,7 +620,7 @@ ask(const RctlAiven *aiven, const char *method, const char *path, const char *bo
 		answer = rctl_aiven_understand(aiven, request, rctl_http_exchange(request));
 		if (once && rctl_aiven_ok(answer) && answer->json == NULL)
 			answer->maybe_done = true;
-		if (!no_real_answer(answer, method) || (once && answer->maybe_done) ||
+		if (!(no_real_answer(answer, method) || (aiven->patient && rctl_aiven_denied(answer))) || (once && answer->maybe_done) ||
 			!wait_for_attempt(aiven, answer, &attempt, &rate_waits))
 			return answer;
 	}

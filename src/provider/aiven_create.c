@@ -103,6 +103,21 @@ check_source(RctlOp *op)
 	rctl_map_set(facts, "cloud", cloud ? cloud : source->cloud);
 }
 
+/*
+ * A list that is there to say early what the creation would say late: a token
+ * may do without the right to read it.
+ */
+static bool
+cannot_be_listed(RctlOp *op, const RctlAiven *aiven, const RctlAivenAnswer *answer, const char *what)
+{
+	if (rctl_aiven_ok(answer))
+		return false;
+	if (answer->status == 401)
+		rctl_aiven_refuse(aiven, answer, "could not list %s", what);
+	rctl_op_warn(op, rctl_aiven_detail(answer), NULL, "could not list %s", what);
+	return true;
+}
+
 /* Its absence is what Aiven calls "not allowed under current plan". */
 static void
 check_backups(RctlOp *op)
@@ -112,8 +127,8 @@ check_backups(RctlOp *op)
 											 rctl_aiven_path(aiven, "service", aiven->source, "backups", NULL),
 											 NULL, "ServiceBackupsGet");
 
-	if (!rctl_aiven_ok(answer))
-		rctl_aiven_refuse(aiven, answer, "could not look at the backups of source \"%s\"", aiven->source);
+	if (cannot_be_listed(op, aiven, answer, "the backups of the source"))
+		return;
 	if (rctl_json_array_length(answer->json, "backups") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -163,8 +178,8 @@ check_plan(RctlOp *op)
 	const RctlJson *plans = rctl_json_find(answer->json, "service_plans");
 	int			count = rctl_json_array_length(answer->json, "service_plans");
 
-	if (!rctl_aiven_ok(answer))
-		rctl_aiven_refuse(aiven, answer, "could not list Aiven's plans");
+	if (cannot_be_listed(op, aiven, answer, "the plans"))
+		return;
 	if (plan && count > 0 && find_named(plans, count, "service_plan", plan) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -189,8 +204,8 @@ check_cloud(RctlOp *op)
 	if (cloud == NULL)
 		return;
 	answer = rctl_aiven_ask(aiven, "GET", rctl_aiven_path(aiven, "clouds", NULL), NULL, "ListProjectClouds");
-	if (!rctl_aiven_ok(answer))
-		rctl_aiven_refuse(aiven, answer, "could not list Aiven's clouds");
+	if (cannot_be_listed(op, aiven, answer, "the clouds"))
+		return;
 	clouds = rctl_json_find(answer->json, "clouds");
 	count = rctl_json_array_length(answer->json, "clouds");
 	if (count > 0 && find_named(clouds, count, "cloud_name", cloud) == NULL)
@@ -344,6 +359,12 @@ make_service(RctlOp *op)
 				break;
 			rctl_aiven_refuse(aiven, answer, "could not create Aiven service \"%s\"", name);
 		}
+		if (rctl_aiven_missing(answer) && attempt < POST_ATTEMPTS)
+		{
+			/* the source is not known there yet; it was a moment ago */
+			rctl_sleep(SHOW_MS);
+			continue;
+		}
 		if (!answer->maybe_done)
 		{
 			/* nothing is on its way: the undo need not wait for it to show */
@@ -443,6 +464,7 @@ build(RctlOp *op)
 {
 	RctlAiven  *aiven = rctl_aiven_open(op);
 
+	aiven->patient = true;
 	(void) rctl_aiven_wait_running(aiven, true);
 }
 
@@ -458,6 +480,7 @@ settle(RctlOp *op)
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext look = NULL;
 
+	aiven->patient = true;
 	for (;;)
 	{
 		RctlAivenService *service;
@@ -656,6 +679,7 @@ rctl_aiven_cleanup(RctlOp *op, const RctlCleanup *record)
 	RctlAivenService *service;
 
 	aiven->project = rctl_map_get(record->object, "project");
+	aiven->patient = true;
 	service = look_for_made(aiven, name);
 	if (service == NULL)
 		return;
@@ -676,5 +700,6 @@ rctl_aiven_cleanup(RctlOp *op, const RctlCleanup *record)
 				 errhint("Look at it at Aiven, and delete it there if it is not needed.")));
 	if (service->termination_protection)
 		unprotect(aiven, name);
+	aiven->patient = false;
 	rctl_aiven_delete_service(aiven, name);
 }

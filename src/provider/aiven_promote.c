@@ -212,7 +212,7 @@ promote(RctlOp *op)
 
 		look = rctl_aiven_look(look);
 		service = rctl_aiven_own_service(aiven, false);
-		id = service->integration_id;
+		id = service->integration_id ? service->integration_id : rctl_map_get(op->replica->facts, "integration_id");
 
 		if (!service->is_replica)
 		{
@@ -225,6 +225,7 @@ promote(RctlOp *op)
 			rctl_map_set(op->replica->facts, "integration_id", id);
 			delete_integration(op, aiven, id);
 			asked = GetCurrentTimestamp();
+			aiven->patient = true;
 			continue;
 		}
 		else
@@ -248,6 +249,7 @@ verify(RctlOp *op)
 	MemoryContext look = NULL;
 	PGconn	   *conn;
 
+	aiven->patient = true;
 	for (;;)
 	{
 		RctlAivenService *service;

@@ -29,6 +29,10 @@
 #define POLL_LAST_MS 10000
 #define POLL_PART 4
 
+/* A service is gone if it is not there so many times more (RctlAiven.patient). */
+#define MISSING_TIMES 2
+#define MISSING_PAUSE_MS 700
+
 static char *
 text_of(const RctlJson *json, const char *path, const char *otherwise)
 {
@@ -58,9 +62,12 @@ read_integrations(RctlAivenService *service, const RctlJson *json)
 
 		if (!same(rctl_json_text(integration, "integration_type"), "read_replica"))
 			continue;
-		if (id == NULL && same(destination, service->name) && source && !service->is_replica)
+		if (destination == NULL && source && !same(source, service->name))
+			destination = service->name;
+		if (id == NULL && same(destination, service->name) && !service->is_replica &&
+			rctl_json_bool(integration, "enabled", false))
 		{
-			/* not ready, or merely possible: the caller looks again */
+			/* not ready: the caller looks again */
 			service->is_replica = true;
 			service->integration_source = source;
 		}
@@ -200,10 +207,16 @@ RctlAivenService *
 rctl_aiven_service(const RctlAiven *aiven, const char *name, bool secrets)
 {
 	char	   *path = rctl_aiven_path(aiven, "service", name, NULL);
-	RctlAivenAnswer *answer = rctl_aiven_ask(aiven, "GET",
-											 secrets ? psprintf("%s?include_secrets=true", path) : path,
-											 NULL, "ServiceGet");
+	RctlAivenAnswer *answer;
 
+	if (secrets)
+		path = psprintf("%s?include_secrets=true", path);
+	answer = rctl_aiven_ask(aiven, "GET", path, NULL, "ServiceGet");
+	for (int more = 0; aiven->patient && more < MISSING_TIMES && rctl_aiven_missing(answer); more++)
+	{
+		rctl_sleep(MISSING_PAUSE_MS);
+		answer = rctl_aiven_ask(aiven, "GET", path, NULL, "ServiceGet");
+	}
 	if (rctl_aiven_missing(answer))
 		return NULL;
 	if (!rctl_aiven_ok(answer))
