@@ -214,6 +214,20 @@ like(as('plain', q{CREATE SERVER own FOREIGN DATA WRAPPER replica_aws OPTIONS (r
 is(as('plain', q{CREATE SERVER own FOREIGN DATA WRAPPER replica_aws OPTIONS (region 'eu-north-1', engine 'postgres', source 'orders', ambient_credentials 'false')}),
 	'done', 'forbidding them takes no rights');
 
+# ---- the trace of an operation ----
+
+control(sts => 403);
+$node->safe_psql('postgres', qq{
+	CREATE SERVER refusing FOREIGN DATA WRAPPER replica_aws
+		OPTIONS (region 'eu-north-1', engine 'postgres', source 'orders', endpoint '$url');
+	CREATE USER MAPPING FOR CURRENT_USER SERVER refusing OPTIONS (access_key_id 'AKIDBASE', secret_access_key 'basesecret');
+});
+is(wait_operation($node, $node->safe_psql('postgres', "SELECT replica_create('refused', 'refusing')")), 'failed', 'an operation fails');
+like($node->safe_psql('postgres', "SELECT jsonb_path_query_first(detail, '\$.http[*]') FROM replica_events WHERE replica = 'refused' AND kind = 'create_failed'"),
+	qr/^\{"ms": \d+, "host": "127.0.0.1:\d+", "action": "\w+", "method": "POST", "status": 403, "attempt": 1, "request_id": "request-1"\}$/,
+	'its event says what was asked, and what came back');
+control();
+
 # ---- secrets ----
 
 my $logged = slurp_file($node->logfile);

@@ -43,6 +43,7 @@
 #include "core/rejoin.h"
 #include "core/source_fence.h"
 #include "core/store.h"
+#include "net/http.h"
 #include "net/wait.h"
 #include "primary/fence.h"
 #include "settings.h"
@@ -435,8 +436,12 @@ static void
 end_event(RctlOpRow *row, const char *severity, const char *outcome, const RctlError *error)
 {
 	RctlMap    *detail = rctl_map_make();
+	char	   *trace = rctl_http_take_trace();
 	char	   *message;
 
+	/* What was last asked of a service, and what it answered. */
+	if (trace)
+		rctl_map_set_json(detail, "http", trace);
 	if (error)
 	{
 		rctl_map_set(detail, "sqlstate", error->sqlstate);
