@@ -577,19 +577,25 @@ rctl_standby_start(RctlOp *op, RctlHost *host)
 	RctlMap    *object = rctl_map_make();
 	RctlProcessResult *result;
 	char	   *warning;
+	RctlSource *source = rctl_source(op, host);
 	StartWatch	watch = {.op = op, .host = host, .directory = directory};
 
 	rctl_map_set(object, "path", directory);
 	rctl_op_cleanup_add(op, "server", object, false);
 	if (host->server_pid(host, directory) != 0)
+	{
+		rctl_standby_write_replication(op, host, source);
 		return;
+	}
 	if (op->kind == RCTL_OP_CREATE)
 		check_port(op, host);
 	rctl_op_progress(op, "starting", 0, 0);
+	rctl_standby_write_first_start(op, host, source);
 	result = host->start_server(host, directory, RCTL_LOG_FILE, rctl_map_get(facts, "config_file"),
 								watch_start, &watch, &warning);
 	if (result)
 		start_failed(op, host, result);
+	rctl_standby_write_replication(op, host, source);
 	if (warning)
 		rctl_op_event(op, "warning", "not_a_daemon", NULL,
 					  "Replica \"%s\" is not a daemon of its own. %s", op->replica->name, warning);

@@ -254,6 +254,9 @@ extern void rctl_standby_write_configuration(RctlOp *op, RctlHost *host, RctlSou
 /* postgresql.auto.conf, the password file and standby.signal. */
 extern void rctl_standby_write_replication(RctlOp *op, RctlHost *host, RctlSource *source);
 
+/* The same for the first start of a copy; rctl_standby_write_replication() is to follow. */
+extern void rctl_standby_write_first_start(RctlOp *op, RctlHost *host, RctlSource *source);
+
 /* The option apply_delay in milliseconds; 0 without one. Raises an error if it is too long. */
 extern int64 rctl_standby_apply_delay(const RctlMap *options);
 

@@ -390,8 +390,8 @@ rctl_standby_write_configuration(RctlOp *op, RctlHost *host, RctlSource *source)
 	host->remove_file(host, psprintf("%s/recovery.signal", directory));
 }
 
-void
-rctl_standby_write_replication(RctlOp *op, RctlHost *host, RctlSource *source)
+static void
+write_replication(RctlOp *op, RctlHost *host, RctlSource *source, bool first_start)
 {
 	const RctlMap *facts = op->replica->facts;
 	const char *directory = rctl_map_get(facts, "data_directory");
@@ -413,8 +413,29 @@ rctl_standby_write_replication(RctlOp *op, RctlHost *host, RctlSource *source)
 	append_setting(&conf, "primary_slot_name", rctl_map_get(facts, "slot"));
 	if (delay > 0)
 		append_setting(&conf, "recovery_min_apply_delay", psprintf(INT64_FORMAT "ms", delay));
+#ifdef HAVE_SYNCFS
+
+	/*
+	 * All files are synced, which a server that finds no clean shutdown does
+	 * not know: it would sync each of them again.
+	 */
+	if (first_start && host->local)
+		append_setting(&conf, "recovery_init_sync_method", "syncfs");
+#endif
 	host->write_file(host, psprintf("%s/postgresql.auto.conf", directory), conf.data, 0600);
 	host->write_file(host, psprintf("%s/standby.signal", directory), "", 0600);
+}
+
+void
+rctl_standby_write_replication(RctlOp *op, RctlHost *host, RctlSource *source)
+{
+	write_replication(op, host, source, false);
+}
+
+void
+rctl_standby_write_first_start(RctlOp *op, RctlHost *host, RctlSource *source)
+{
+	write_replication(op, host, source, true);
 }
 
 char *
