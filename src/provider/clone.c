@@ -159,6 +159,9 @@ rctl_standby_check_method(RctlOp *op, RctlHost *host)
 	if (wanted == NULL || strcmp(wanted, "basebackup") != 0)
 	{
 		reason = why_no_files(source);
+		if (reason == NULL && source->upstream)
+			rctl_standby_check_apart(host, rctl_map_get(facts, "data_directory"), "data directory",
+									 rctl_clone_source_directory(source), "the data directory of its upstream");
 		if (reason == NULL && (wanted == NULL || strcmp(wanted, "copy") == 0))
 			reason = why_no_copy(source);
 		if (reason == NULL)
