@@ -25,6 +25,9 @@
 
 #include "copier/copier.h"
 
+/* More than that is not flushed for others. */
+#define DIRTY_LIMIT_KB (256 * 1024)
+
 typedef enum Kind
 {
 	DIR_TOP,					/* the data directory */
@@ -451,11 +454,11 @@ rctl_copy_walk_trees(void)
  * Making it durable
  *
  * One syncfs() for a file system takes one flush of the disk; fsync() takes
- * one for each file, and there are a thousand in the smallest cluster.  It
- * may write what others have written, too, which soon would be written
- * anyway.  Since Linux 5.8 it tells of errors, of all that came since the
- * descriptor was opened; before that, and where it fails, each file is
- * synced.
+ * one for each file, and there are a thousand in the smallest cluster.  But
+ * it writes what others have written, too: not when that is much, nor when
+ * the copy is to spare the disk (a rate).  Since Linux 5.8 it tells of errors,
+ * of all that came since the descriptor was opened; before that, and where it
+ * fails, each file is synced.
  * ----
  */
 
@@ -488,11 +491,30 @@ syncfs_tells_errors(void)
 		(major > 5 || (major == 5 && minor >= 8));
 }
 
+/* Whether the page cache has no more to write than a disk does in a moment. */
+static bool
+little_is_dirty(void)
+{
+	FILE	   *info = fopen("/proc/meminfo", "r");
+	char		line[128];
+	unsigned long kb = DIRTY_LIMIT_KB;
+
+	if (info == NULL)
+		return false;
+	while (fgets(line, sizeof(line), info))
+	{
+		if (sscanf(line, "Dirty: %lu", &kb) == 1)
+			break;
+	}
+	fclose(info);
+	return kb < DIRTY_LIMIT_KB;
+}
+
 /* False if it cannot be done so. */
 static bool
 sync_file_systems(void)
 {
-	if (!syncfs_tells_errors())
+	if (rctl_copy_options.rate > 0 || !syncfs_tells_errors() || !little_is_dirty())
 		return false;
 	for (int i = 0; i < rctl_copy_options.ntrees; i++)
 	{
