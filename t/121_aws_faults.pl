@@ -170,7 +170,13 @@ note 'waiting and cancelling';
 	cmp_ok($taken, '<', 2.0, "a cancel in a wait is obeyed at once ($taken s)");
 	is(wait_operation($node, $op), 'cancelled', 'and undone');
 	is(made('slow'), '', 'wholly');
-	$aws->do('set', create_seconds => 0.2);
+	$aws->do('set', create_seconds => 2, delete_creating => 0);
+	$op = begin('early', 1);
+	wait_for($node, "SELECT step = 'instance_wait' FROM replica_operations WHERE operation = $op");
+	sql("SELECT replica_cancel($op)");
+	is(wait_operation($node, $op), 'cancelled', 'what Amazon does not delete while it is being made');
+	is(made('early'), '', 'is deleted when it is');
+	$aws->do('set', create_seconds => 0.2, delete_creating => 1);
 
 	$aws->do('fault', action => 'DescribeDBInstances', kind => 'hang', seconds => 30, skip => 2);
 	$op = begin('hangs', 0);

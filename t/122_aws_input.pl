@@ -175,6 +175,10 @@ note 'replica_explain';
 	$aws->do('metric', name => 'TransactionLogsGeneration', id => 'orders', value => 1e5);
 	isnt(sql(q{SELECT status FROM replica_explain('create', 'x2', 'rds') WHERE name = 'storage'}), 'blocked', 'with fewer writes it is not');
 	like(sql(q{SELECT status || detail FROM replica_explain('create', 'x2', 'missing') WHERE name = 'source'}), qr/^blocked/, 'no source');
+	$aws->do('fault', kind => 'error', action => 'GetMetricData', code => 'AccessDenied', status => 403, message => 'no', times => 5);
+	like(sql(q{SELECT status || ' ' || hint FROM replica_explain('create', 'x2', 'rds') WHERE hint LIKE '%GetMetricData%'}),
+		qr/^warning Allow cloudwatch:GetMetricData in the IAM policy/, 'without CloudWatch it is a warning');
+	$aws->do('clear');
 	is(scalar(grep { $_->{params}{DBInstanceIdentifier} && $_->{params}{DBInstanceIdentifier} eq 'x2' } $aws->calls('CreateDBInstanceReadReplica')),
 		0, 'nothing is made');
 }

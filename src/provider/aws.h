@@ -273,7 +273,11 @@ typedef struct RctlAwsMetric
 extern RctlAwsCall *rctl_aws_metrics_call(const RctlAwsMetric *metrics, int count, TimestampTz now, int minutes);
 extern void rctl_aws_read_metrics(const RctlXml *result, RctlAwsMetric *metrics, int count);
 
-/* Waits for them. */
+/* Waits for them; the answer, with its call, may be an error. */
+extern RctlAwsAnswer *rctl_aws_try_metrics(const RctlAwsTarget *target, RctlAwsMetric *metrics, int count,
+										   int minutes, RctlAwsCall **call);
+
+/* The same, which raises an error then. */
 extern void rctl_aws_metrics(const RctlAwsTarget *target, RctlAwsMetric *metrics, int count, int minutes);
 
 /* "2026-11-22T01:02:03.456Z"; 0 if it is no time. */

@@ -463,10 +463,18 @@ check_storage(RctlOp *op)
 				needed,
 				room;
 	char	   *detail;
+	RctlAwsCall *call;
+	RctlAwsAnswer *answer;
 
 	if (!source_told(op) || crosses_regions(target))
 		return;
-	rctl_aws_metrics(target, metrics, lengthof(metrics), 60);
+	answer = rctl_aws_try_metrics(target, metrics, lengthof(metrics), 60, &call);
+	if (answer->result == NULL)
+	{
+		/* No reason not to make it, but one not to rely on being told. */
+		rctl_op_warn(op, answer->detail, answer->hint, "%s", answer->message);
+		return;
+	}
 	if (!metrics[0].known)
 	{
 		rctl_op_warn(op, "There is no data point of FreeStorageSpace of the last hour.",

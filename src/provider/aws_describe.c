@@ -528,21 +528,33 @@ rctl_aws_read_metrics(const RctlXml *result, RctlAwsMetric *metrics, int count)
 	}
 }
 
-void
-rctl_aws_metrics(const RctlAwsTarget *target, RctlAwsMetric *metrics, int count, int minutes)
+RctlAwsAnswer *
+rctl_aws_try_metrics(const RctlAwsTarget *target, RctlAwsMetric *metrics, int count, int minutes, RctlAwsCall **call)
 {
 	const char *token = NULL;
+	RctlAwsAnswer *answer = NULL;
 
 	for (int page = 0; page < MAX_PAGES; page++)
 	{
-		RctlAwsCall *call = rctl_aws_metrics_call(metrics, count, rctl_aws_now(), minutes);
-		const RctlXml *result;
-
-		rctl_aws_add(call, "NextToken", token);
-		result = rctl_aws_result(target, call);
-		rctl_aws_read_metrics(result, metrics, count);
-		token = rctl_xml_text(result, "NextToken");
+		*call = rctl_aws_metrics_call(metrics, count, rctl_aws_now(), minutes);
+		rctl_aws_add(*call, "NextToken", token);
+		answer = rctl_aws_perform(target, *call);
+		if (answer->result == NULL)
+			break;
+		rctl_aws_read_metrics(answer->result, metrics, count);
+		token = rctl_xml_text(answer->result, "NextToken");
 		if (token == NULL)
-			return;
+			break;
 	}
+	return answer;
+}
+
+void
+rctl_aws_metrics(const RctlAwsTarget *target, RctlAwsMetric *metrics, int count, int minutes)
+{
+	RctlAwsCall *call;
+	RctlAwsAnswer *answer = rctl_aws_try_metrics(target, metrics, count, minutes, &call);
+
+	if (answer->result == NULL)
+		rctl_aws_raise(call, answer);
 }
