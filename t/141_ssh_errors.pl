@@ -189,6 +189,15 @@ with_shell("#!/bin/sh\ncat >/dev/null\n");
 like(explained(), qr/^blocked/, 'a shell that does something else');
 with_shell('/bin/sh', 'ForceCommand echo only this');
 like(failure(), qr/55000.*does not run commands.*only this/s, 'a forced command');
+with_shell('/bin/sh', 'MaxSessions 1');
+sql(q{SELECT replica_create('one', 'h1')});
+is(sql(q{SELECT replica_wait('one', '60s')}), 'succeeded', 'an sshd that lets us have one session at a time in a connection');
+for my $action ('drop', 'repair', 'promote', 'detach')
+{
+	is(sql("SELECT count(*) FROM replica_explain('$action', 'one') WHERE status = 'blocked'"), 0, "explain $action");
+}
+sql(q{SELECT replica_drop('one')});
+is(sql(q{SELECT replica_wait('one', '60s')}), 'succeeded', 'likewise to drop it');
 with_shell("#!/bin/sh\nPATH=/nonexistent; export PATH\n[ \"\$1\" = -c ] && exec /bin/sh -c \"\$2\"\n");
 like(explained(), qr/^ok/, 'nor does a wrong PATH matter');
 with_shell('/bin/sh');
@@ -270,6 +279,14 @@ with_shell('/bin/sh');
 	rename "$base/key.pem", "$base/key.gone";
 	like(explained('files'), qr/blocked: file ".*key.pem", which a setting of this server names, cannot be read.*option settings/s, 'it is not');
 	rename "$base/key.gone", "$base/key.pem";
+	my $hba = slurp_file($primary->data_dir . '/pg_hba.conf');
+	append_to_file($primary->data_dir . '/pg_hba.conf', "host all \@people 127.0.0.9/32 trust # friends\n");
+	like(explained('files'), qr/blocked: hba_file .* takes in other files.*\@people/s, 'a list of users that stays here');
+	{
+		open my $out, '>', $primary->data_dir . '/pg_hba.conf' or die;
+		print $out $hba;
+		close $out;
+	}
 	with_shell('/bin/sh');
 }
 $host->stop;

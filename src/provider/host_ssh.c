@@ -28,7 +28,7 @@
 #include "provider/ssh_quote.h"
 #include "provider/ssh_session.h"
 
-#define CALL_TIMEOUT_MS 30000
+#define CALL_TIMEOUT_MS 60000
 #define START_POLL_MS 20
 #define LOGIN_TIMEOUT_S 10
 
@@ -773,7 +773,10 @@ rctl_host_ssh_look(RctlHost *host, RctlMap *facts)
 	found = lines_to_map(reply->text);
 	home = rctl_map_get_default(found, "home", "/tmp");
 	rctl_map_set(facts, "os_user", rctl_map_get_default(found, "os_user", "?"));
-	rctl_map_set(facts, "address", rctl_map_get_default(self->options, "address", name));
+	/* A standby that was attached may have an address of its own. */
+	rctl_map_set(facts, "address",
+				 rctl_map_get_default(self->replica->options, "host",
+									  rctl_map_get_default(self->options, "address", name)));
 	rctl_map_set(facts, "source_address",
 				 rctl_map_get_default(self->options, "source_host", rctl_map_get_default(found, "client", "")));
 	rctl_map_set(facts, "root",

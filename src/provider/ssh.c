@@ -187,7 +187,10 @@ ssh_repair_examine(RctlOp *op)
 {
 	rctl_op_progress(op, "connecting by ssh", 0, 0);
 	if (rctl_map_get(op->replica->facts, "data_directory"))
+	{
 		rctl_ssh_check_host(op);
+		rctl_standby_set_endpoint(op->replica->facts);
+	}
 	rctl_standby_repair_examine(op, host_of(op));
 }
 

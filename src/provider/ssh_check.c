@@ -270,6 +270,36 @@ rctl_ssh_check_libraries(RctlOp *op)
 						"Install the packages of these extensions there; their functions do not work on the replica without.");
 }
 
+/*
+ * pg_hba.conf and pg_ident.conf go there as they are; what they take in from
+ * other files stays here.
+ */
+static void
+check_access_file(const char *setting)
+{
+	const char *path = GetConfigOption(setting, false, false);
+	FILE	   *file = AllocateFile(path, "r");
+	char		line[8192];
+
+	while (file && fgets(line, sizeof(line), file))
+	{
+		char	   *start = line + strspn(line, " \t");
+
+		start[strcspn(start, "#\n")] = '\0';
+		if (strncmp(start, "include", 7) != 0 && strstr(start, " @") == NULL &&
+			strstr(start, "\t@") == NULL && strstr(start, ",@") == NULL)
+			continue;
+		FreeFile(file);
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s \"%s\" takes in other files, which a replica on another host would not have", setting, path),
+				 errdetail("It has the line \"%s\".", start),
+				 errhint("Write what is in that file into \"%s\".", path)));
+	}
+	if (file)
+		FreeFile(file);
+}
+
 void
 rctl_ssh_check_files(RctlOp *op)
 {
@@ -284,6 +314,8 @@ rctl_ssh_check_files(RctlOp *op)
 	List	   *missing;
 
 	rctl_ssh_require_host(op);
+	check_access_file("hba_file");
+	check_access_file("ident_file");
 	if (!parse_bool(rctl_map_get_default(own, "ssl", GetConfigOption("ssl", false, false)), &ssl) || !ssl)
 		return;
 	for (int i = 0; i < lengthof(settings); i++)

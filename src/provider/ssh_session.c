@@ -627,6 +627,7 @@ rctl_ssh_run(RctlSsh *ssh, const RctlProcessSpec *spec, long timeout_ms,
 	char	   *end;
 	int			status;
 
+	Assert(spec->input == NULL && spec->output_file == NULL && !spec->daemon);
 	result = rctl_process_wait(rctl_process_start(&channel), timeout_ms, tick, interval_ms, arg);
 	end = strstr(result->errors, mark);
 	if (end == NULL || strncmp(end + strlen(mark), "lost", 4) == 0)
