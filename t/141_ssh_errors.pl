@@ -245,7 +245,7 @@ with_shell('/bin/sh');
 
 	# programs without this extension's library next to them
 	make_path("$base/pg/usr/lib/postgresql/15/bin");
-	symlink "$real/$_", "$base/pg/usr/lib/postgresql/15/bin/$_" for qw(postgres pg_basebackup pg_ctl psql);
+	symlink "$real/$_", "$base/pg/usr/lib/postgresql/15/bin/$_" for qw(postgres pg_basebackup pg_ctl pg_controldata psql);
 	with('bindir', "$base/pg/usr/lib/postgresql/15/bin");
 	like(explained('libraries'), qr/blocked: libraries that this server preloads are missing.*replica_ctl.so/s, 'a library is missing there');
 	with('bindir', $real);

@@ -113,7 +113,6 @@ host_of(RctlOp *op)
 	}
 
 SSH_CHECK(check_upstream)
-SSH_CHECK(check_programs)
 SSH_CHECK(check_place)
 SSH_CHECK(check_tablespaces)
 SSH_CHECK(check_source)
@@ -144,7 +143,7 @@ SSH_STEP(repair_discard)
 static const RctlStep create_checks[] = {
 	{"ssh", rctl_ssh_check_host, "the host is reached by ssh and runs our commands"},
 	{"upstream", ssh_check_upstream, "the server that it follows is there"},
-	{"programs", ssh_check_programs, "PostgreSQL's programs are installed there"},
+	{"programs", rctl_ssh_check_programs, "PostgreSQL's programs are installed there"},
 	{"version", rctl_ssh_check_version, "they are of this server's version"},
 	{"platform", rctl_ssh_check_platform, "processor, locales and collations there are those of this host"},
 	{"libraries", rctl_ssh_check_libraries, "the libraries of this server's extensions are there"},

@@ -68,30 +68,47 @@ version_number(const char *text)
 	return number ? pnstrdup(number + 13, strcspn(number + 13, " ")) : text;
 }
 
+/* As rctl_standby_check_programs, with one question for all. */
+void
+rctl_ssh_check_programs(RctlOp *op)
+{
+	static const char *const programs[] = {"pg_basebackup", "pg_ctl", "pg_controldata", "postgres", "psql"};
+	RctlHost   *host = host_of(op);
+	List	   *paths = NIL;
+	List	   *missing;
+
+	rctl_ssh_require_host(op);
+	for (int i = 0; i < lengthof(programs); i++)
+		paths = lappend(paths, psprintf("%s/%s", host->bindir, programs[i]));
+	missing = rctl_host_ssh_missing(host, paths);
+	if (missing)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FILE),
+				 errmsg("program \"%s\" not found in \"%s\" on %s",
+						strrchr(linitial(missing), '/') + 1, host->bindir, host->name),
+				 errhint("Install it, or set the server's option bindir.")));
+}
+
 void
 rctl_ssh_check_version(RctlOp *op)
 {
 	RctlHost   *host = host_of(op);
-	static const char *const programs[] = {"postgres", "pg_basebackup"};
+	const char *own = version_number("(PostgreSQL) " PG_VERSION);
+	const char *theirs;
 
 	rctl_ssh_require_host(op);
-	for (int i = 0; i < lengthof(programs); i++)
-	{
-		const char *theirs = version_number(rctl_host_ssh_version(host, programs[i]));
-
-		if (strtol(theirs, NULL, 10) != PG_MAJORVERSION_NUM)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("PostgreSQL on %s is of another major version", host->name),
-					 errdetail("%s in \"%s\" is of version %s, this server of %s.",
-							   programs[i], host->bindir, theirs, PG_VERSION),
-					 errhint("Install PostgreSQL %d there, or set the server's option bindir.", PG_MAJORVERSION_NUM)));
-		if (i == 0 && strcmp(theirs, version_number("(PostgreSQL) " PG_VERSION)) != 0)
-			rctl_op_warning(op,
-							psprintf("PostgreSQL on %s is of another minor version", host->name),
-							psprintf("It is %s there and %s here.", theirs, version_number("(PostgreSQL) " PG_VERSION)),
-							"Install the same minor version on both, replicas first.");
-	}
+	theirs = version_number(rctl_host_ssh_version(host, "postgres"));
+	if (strtol(theirs, NULL, 10) != PG_MAJORVERSION_NUM)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("PostgreSQL on %s is of another major version", host->name),
+				 errdetail("That in \"%s\" is of version %s, this server of %s.", host->bindir, theirs, own),
+				 errhint("Install PostgreSQL %d there, or set the server's option bindir.", PG_MAJORVERSION_NUM)));
+	if (strcmp(theirs, own) != 0)
+		rctl_op_warning(op,
+						psprintf("PostgreSQL on %s is of another minor version", host->name),
+						psprintf("It is %s there and %s here.", theirs, own),
+						"Install the same minor version on both, replicas first.");
 }
 
 /* "72" of the ICU library that this server has loaded; "" if there is none. */

@@ -18,6 +18,7 @@ extern void rctl_ssh_check_host(RctlOp *op);
 /* Raises an error if that has failed. */
 extern void rctl_ssh_require_host(RctlOp *op);
 
+extern void rctl_ssh_check_programs(RctlOp *op);
 extern void rctl_ssh_check_version(RctlOp *op);
 extern void rctl_ssh_check_platform(RctlOp *op);
 extern void rctl_ssh_check_libraries(RctlOp *op);
