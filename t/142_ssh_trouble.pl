@@ -1,6 +1,6 @@
 # 142_ssh_trouble.pl
 #	  Trouble with another host while a replica is made there: the worker is
-#	  killed before and after each step, the host is down after each step, it is
+#	  killed at each step, the host is down after each step, it is
 #	  cancelled.  It converges, and nothing is left on either side.
 #
 # slow
