@@ -84,7 +84,7 @@ sub replica
 	my ($server, %options) = @_;
 	my $name = 'm' . ++$number;
 
-	$options{promoted} = 'dbname=postgres ' . $elsewhere->connstr if $server eq 'far' && !$options{conninfo};
+	$options{promoted} = 'dbname=postgres ' . $elsewhere->connstr if $server eq 'far' && !$options{conninfo} && !$options{promoted};
 	my $json = join ', ', map { qq{"$_": "$options{$_}"} } sort keys %options;
 
 	sql("SELECT replica_create('$name', '$server', '{$json}')");
@@ -130,6 +130,9 @@ note 'replica_explain';
 	like($explain, qr/^replay lag\|warning\|.*not known/m, 'a lag that is not known is said to be');
 	like($explain, qr/^connection\|warning/m, 'a replica that cannot be reached is no obstacle');
 	unlike($explain, qr/sesame/, 'no password');
+	like($explain, qr/^replica login\|ok/m, 'the replica can be made writable');
+	like(outcome(promote(replica('far', promoted => 'host=127.0.0.1 port=1'))),
+		qr/^failed\|check\|replica "m\d+" could not be made writable/, 'one that could not be is not promoted');
 
 	touch('doubtful');
 	like(sql("SELECT status, detail, hint FROM replica_explain('promote', '$name') WHERE name = 'service'"),

@@ -44,6 +44,7 @@
 
 #define CONNECT_TIMEOUT_MS 10000
 #define QUERY_TIMEOUT_MS 10000
+#define CHECK_CONNECT_MS 2000
 #define LOOK_AGAIN_MS 20
 #define OBSERVATIONS 50
 
@@ -558,30 +559,31 @@ rctl_remote_still(RctlOp *op)
  * ---------------------------------------------------------------------
  */
 
-/* The promoted replica, as the role that made the source read-only. */
-static PGconn *
-promoted_conn(RctlOp *op)
+/* Whether the replica's address is known, so that the role of source_conninfo can log in there. */
+static bool
+has_address(RctlOp *op)
 {
-	const char *host = rctl_map_get(op->replica->facts, "host");
-	const char *port = rctl_map_get(op->replica->facts, "port");
+	return rctl_map_get(op->replica->facts, "host") != NULL && rctl_map_get(op->replica->facts, "port") != NULL;
+}
+
+/* The replica, as the role that made the source read-only; or as the provider logs in there. */
+static PGconn *
+replica_conn(RctlOp *op, bool by_provider, long timeout_ms)
+{
 	PGconn	   *conn;
 
-	if (host && port)
-		return login(op, host, port, CONNECT_TIMEOUT_MS);
-	if (op->replica->provider->connect == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
-				 errmsg("the address of replica \"%s\" is not known", op->replica->name)));
-	conn = op->replica->provider->connect(op, op->replica, CONNECT_TIMEOUT_MS);
+	if (!by_provider)
+		return login(op, rctl_map_get(op->replica->facts, "host"), rctl_map_get(op->replica->facts, "port"), timeout_ms);
+	conn = op->replica->provider->connect(op, op->replica, timeout_ms);
 	rctl_pg_clear(rctl_pg_exec(conn, QUERY_TIMEOUT_MS, "SET " SETTING " = off", 0, NULL));
 	return conn;
 }
 
 /* False while it is still in recovery. */
 static bool
-try_open(RctlOp *op, const RctlMap *databases)
+try_open(RctlOp *op, const RctlMap *databases, bool by_provider)
 {
-	PGconn	   *conn = promoted_conn(op);
+	PGconn	   *conn = replica_conn(op, by_provider, CONNECT_TIMEOUT_MS);
 	long		since = TimestampDifferenceMilliseconds(rctl_noted_time(op, "fence_began"), GetCurrentTimestamp());
 	bool		ready = rctl_pg_value(conn, QUERY_TIMEOUT_MS, "SELECT 1 WHERE NOT pg_is_in_recovery()", 0, NULL) != NULL;
 
@@ -609,6 +611,7 @@ rctl_remote_open_promoted(RctlOp *op)
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *volatile error;
 	volatile bool open = false;
+	volatile bool by_provider = !has_address(op);
 
 	if (databases == NULL || restore_text(databases)[0] == '\0')
 		return;
@@ -617,7 +620,7 @@ rctl_remote_open_promoted(RctlOp *op)
 		error = NULL;
 		PG_TRY();
 		{
-			open = try_open(op, databases);
+			open = try_open(op, databases, by_provider);
 		}
 		PG_CATCH();
 		{
@@ -628,8 +631,10 @@ rctl_remote_open_promoted(RctlOp *op)
 		PG_END_TRY();
 		if (open)
 			return;
-		if (GetCurrentTimestamp() >= until || (error && !rctl_error_is_transient(error->sqlerrcode)))
+		if (GetCurrentTimestamp() >= until)
 			break;
+		if (error && op->replica->provider->connect && has_address(op))
+			by_provider = !by_provider;
 		rctl_op_progress(op, "letting the promoted replica take writes", 0, 0);
 		rctl_sleep(OPEN_POLL_MS);
 	}
@@ -726,6 +731,51 @@ check_rights(RctlPreflight *p, PGresult *result, const char *user)
 												   user, value(result, 2)));
 }
 
+/*
+ * It has the source's databases, read-only as they are, and must be made
+ * writable when it is promoted: better to know before that it can be.
+ */
+static void
+check_replica_login(RctlPreflight *p)
+{
+	RctlOp	   *op = p->op;
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *volatile error = NULL;
+
+	if (has_address(op))
+	{
+		PG_TRY();
+		{
+			rctl_pg_close(replica_conn(op, false, CHECK_CONNECT_MS));
+		}
+		PG_CATCH();
+		{
+			MemoryContextSwitchTo(context);
+			error = CopyErrorData();
+			if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+				PG_RE_THROW();
+			FlushErrorState();
+		}
+		PG_END_TRY();
+		if (error == NULL)
+		{
+			rctl_found_ok(p, "replica login", "the role of source_conninfo can log in to the replica");
+			return;
+		}
+	}
+	if (p->theirs)
+		rctl_found_warning(p, "replica login", "the role of source_conninfo cannot log in to the replica",
+						   error ? error->detail : "Its address is not known.",
+						   "It is made writable by the provider's own login, when it is promoted.");
+	else
+		rctl_found_blocked(p, "replica login", ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+						   psprintf("replica \"%s\" could not be made writable when it is promoted", op->replica->name),
+						   error ? psprintf("It has the source's read-only databases, and the login there fails: %s",
+											error->detail ? error->detail : error->message)
+						   : "It has the source's read-only databases, and its address is not known.",
+						   "Let the role of source_conninfo log in there from this host; or stop writes on the source yourself, and set server option fence to external.");
+}
+
 void
 rctl_remote_check(RctlPreflight *p)
 {
@@ -742,12 +792,8 @@ rctl_remote_check(RctlPreflight *p)
 		rctl_found_ok(p, "source recovery", "the source is a primary");
 	if (!external)
 		check_rights(p, result, PQuser(conn));
-	if (!external && p->op->replica->provider->connect == NULL &&
-		(rctl_map_get(p->op->replica->facts, "host") == NULL || rctl_map_get(p->op->replica->facts, "port") == NULL))
-		rctl_found_blocked(p, "promoted databases", ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-						   psprintf("the address of replica \"%s\" is not known", p->op->replica->name),
-						   "It has the source's databases, read-only as they are, and must be made writable when it is promoted.",
-						   "Stop writes on the source yourself and set server option fence to external.");
+	if (!external && p->op->kind != RCTL_OP_DRILL)
+		check_replica_login(p);
 	if (!external && value(result, 4)[0] != '\0')
 		rctl_found_blocked(p, "source roles", ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
 						   psprintf("roles of the source have " SETTING " = off for themselves: %s", value(result, 4)),

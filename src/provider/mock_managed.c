@@ -114,10 +114,18 @@ make(RctlOp *op)
 {
 	RctlMap    *object = rctl_map_make();
 	const char *flags[] = {"fences", "follows"};
+	const char *promoted = rctl_map_get(op->replica->options, "promoted");
+	PQconninfoOption *parsed = promoted ? PQconninfoParse(promoted, NULL) : NULL;
 
 	rctl_map_set(object, "path", role_path(op));
 	rctl_op_cleanup_add(op, "role", object, false);
 	write_line(role_path(op), "w", "replica");
+	for (PQconninfoOption *o = parsed; o && o->keyword; o++)
+	{
+		if (o->val && (strcmp(o->keyword, "host") == 0 || strcmp(o->keyword, "port") == 0))
+			rctl_map_set(op->replica->facts, o->keyword, o->val);
+	}
+	PQconninfoFree(parsed);
 	for (int i = 0; i < lengthof(flags); i++)
 		rctl_map_set(op->replica->facts, flags[i], rctl_map_get(op->server_options, flags[i]));
 }
@@ -178,10 +186,7 @@ static PGconn *
 managed_connect(RctlOp *op, RctlReplica *replica, long timeout_ms)
 {
 	const char *conninfo = rctl_map_get(replica->options, "conninfo");
-	char	   *role = read_line(role_path(op));
 
-	if (conninfo == NULL && role && strcmp(role, "primary") == 0)
-		conninfo = rctl_map_get(replica->options, "promoted");
 	if (conninfo == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
