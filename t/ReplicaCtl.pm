@@ -56,12 +56,12 @@ my @primaries;
 
 # A replica takes the first free port after its primary's, so that it could
 # take one that another test has been promised and does not use yet.  Each
-# file, by its number, has 200 ports to itself.
+# file, by its number, has 100 ports to itself.
 INIT
 {
 	no warnings 'once';
 	my ($number) = basename($0) =~ /^(\d+)/;
-	$PostgreSQL::Test::Cluster::last_port_assigned = 10240 + ($number // 0) % 100 * 220 + int(rand(100));
+	$PostgreSQL::Test::Cluster::last_port_assigned = 10240 + ($number // 0) % 180 * 120 + int(rand(20));
 }
 
 my $limit = $ENV{RCTL_TEST_TIMEOUT} || 900;
