@@ -453,7 +453,7 @@ rctl_aiven_wait_running(const RctlAiven *aiven, bool posted)
 		if (running >= RUNNING_TIMES)
 			break;
 		rctl_op_alive(aiven->op);
-		rctl_aiven_pause(moved);
+		rctl_aiven_pause(start);
 	}
 	MemoryContextSwitchTo(caller);
 	return service;
