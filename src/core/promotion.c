@@ -37,6 +37,7 @@
 #include "core/promotion.h"
 #include "core/rejoin.h"
 #include "core/store.h"
+#include "core/timing.h"
 #include "net/pgconn.h"
 #include "net/wait.h"
 #include "primary/fence.h"
@@ -138,64 +139,6 @@ lsn_text(XLogRecPtr lsn)
 }
 
 /* ---------------------------------------------------------------------
- * Times
- * ---------------------------------------------------------------------
- */
-
-static void
-note_time(RctlOp *op, const char *what)
-{
-	rctl_map_setf(op->state, what, INT64_FORMAT, (int64) GetCurrentTimestamp());
-}
-
-static int64
-noted_time(RctlOp *op, const char *what)
-{
-	const char *value = rctl_map_get(op->state, what);
-
-	return value ? strtoll(value, NULL, 10) : 0;
-}
-
-static void
-set_elapsed(RctlOp *op, RctlMap *detail, const char *key, const char *from, const char *to)
-{
-	if (noted_time(op, from) && noted_time(op, to))
-		rctl_map_setf(detail, key, "%.1f", (noted_time(op, to) - noted_time(op, from)) / 1000.0);
-}
-
-static long
-argument_ms(RctlOp *op, const char *name, const char *otherwise)
-{
-	return strtol(rctl_map_get_default(op->arguments, name, otherwise), NULL, 10);
-}
-
-/*
- * Milliseconds left of the call's time-out, which runs from the first step.
- * It bounds all that can be undone.
- */
-static long
-time_left(RctlOp *op)
-{
-	int64		deadline = noted_time(op, "deadline");
-	long		left;
-
-	if (deadline == 0)
-	{
-		deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), argument_ms(op, "timeout_ms", "60000"));
-		rctl_map_setf(op->state, "deadline", INT64_FORMAT, deadline);
-	}
-	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
-	if (left <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_QUERY_CANCELED),
-				 errmsg("replica \"%s\" was not ready in time", op->replica->name),
-				 errdetail("The time-out of %ld ms passed in step \"%s\".",
-						   argument_ms(op, "timeout_ms", "60000"), op->step),
-				 errhint("See its lag in replica_lag; call again with a longer timeout.")));
-	return left;
-}
-
-/* ---------------------------------------------------------------------
  * Before the fence
  * ---------------------------------------------------------------------
  */
@@ -208,7 +151,7 @@ time_left(RctlOp *op)
 static XLogRecPtr
 ask_replayed(RctlOp *op, PGconn *conn)
 {
-	long		timeout_ms = Min(QUERY_TIMEOUT_MS, (time_left(op) / 1000 + 1) * 1000);
+	long		timeout_ms = Min(QUERY_TIMEOUT_MS, (rctl_time_left(op, NULL) / 1000 + 1) * 1000);
 
 	return parse_lsn(rctl_pg_value(conn, timeout_ms, "SELECT pg_last_wal_replay_lsn()", 0, NULL));
 }
@@ -217,7 +160,7 @@ ask_replayed(RctlOp *op, PGconn *conn)
 static void
 check(RctlOp *op)
 {
-	(void) time_left(op);
+	(void) rctl_time_left(op, NULL);
 	rctl_preflight_require(op);
 }
 
@@ -225,7 +168,7 @@ check(RctlOp *op)
 static void
 wait_for_lag_below(RctlOp *op, uint64 limit, long poll_ms)
 {
-	PGconn	   *conn = connect_within(op, Min(CONNECT_TIMEOUT_MS, time_left(op)));
+	PGconn	   *conn = connect_within(op, Min(CONNECT_TIMEOUT_MS, rctl_time_left(op, NULL)));
 
 	for (;;)
 	{
@@ -236,7 +179,7 @@ wait_for_lag_below(RctlOp *op, uint64 limit, long poll_ms)
 		if (lag < limit)
 			break;
 		rctl_op_progress(op, psprintf("replaying, " UINT64_FORMAT " kB left", lag / 1024), 0, 0);
-		rctl_sleep(Min(time_left(op), poll_ms));
+		rctl_sleep(Min(rctl_time_left(op, NULL), poll_ms));
 	}
 }
 
@@ -279,7 +222,7 @@ warm(RctlOp *op)
 	while (!rctl_segment_fill())
 	{
 		/* Not faster than it is replayed, and with pauses for the others. */
-		rctl_sleep(Min(time_left(op), FILL_PAUSE_MS));
+		rctl_sleep(Min(rctl_time_left(op, NULL), FILL_PAUSE_MS));
 		wait_for_lag_below(op, WARM_LAG_BYTES / 4, 10);
 	}
 }
@@ -297,8 +240,8 @@ fence(RctlOp *op)
 		.operation = op->id,
 		.reason = psprintf("%s of replica \"%s\"",
 						   op->kind == RCTL_OP_DRILL ? "drill" : "planned promotion", op->replica->name),
-		.drain_ms = argument_ms(op, "drain_ms", "1000"),
-		.timeout_ms = time_left(op),
+		.drain_ms = rctl_argument_ms(op, "drain_ms", "1000"),
+		.timeout_ms = rctl_time_left(op, NULL),
 	};
 	RctlFenceState state;
 	XLogRecPtr	lsn;
@@ -308,7 +251,7 @@ fence(RctlOp *op)
 	rctl_op_cleanup_add(op, RCTL_FENCE_RECORD, object, op->kind == RCTL_OP_DRILL);
 
 	lsn = rctl_fence_raise(&request);
-	note_time(op, "fenced");
+	rctl_note_time(op, "fenced");
 	rctl_fence_get(&state);
 	rctl_map_setf(op->state, "fence_began", INT64_FORMAT, (int64) state.since);
 	rctl_map_set(op->state, "fence_lsn", lsn_text(lsn));
@@ -322,15 +265,15 @@ zero_lag(RctlOp *op)
 	XLogRecPtr	target = parse_lsn(rctl_map_get(op->state, "fence_lsn"));
 
 	while (ask_replayed(op, conn) < target)
-		rctl_sleep(Min(time_left(op), REPLAY_POLL_MS));
-	note_time(op, "zero_lag");
+		rctl_sleep(Min(rctl_time_left(op, NULL), REPLAY_POLL_MS));
+	rctl_note_time(op, "zero_lag");
 }
 
 static void
 lift(RctlOp *op)
 {
 	rctl_op_cleanup_run(op, RCTL_FENCE_RECORD);
-	note_time(op, "lifted");
+	rctl_note_time(op, "lifted");
 }
 
 /* ---------------------------------------------------------------------
@@ -364,7 +307,7 @@ wait_for_promotion(RctlOp *op, PGconn *conn)
 		if (waited % REPORT_MS == 0)
 			rctl_op_progress(op, psprintf("promoting, %d s", waited / 1000), 0, 0);
 	}
-	note_time(op, "promoted");
+	rctl_note_time(op, "promoted");
 	rctl_map_set(op->state, "timeline", timeline);
 }
 
@@ -443,7 +386,7 @@ end_segment(RctlOp *op)
 
 	while (ask_lsn(conn, "SELECT pg_last_wal_replay_lsn()") < end && GetCurrentTimestamp() < until)
 		rctl_sleep(REPLAY_POLL_MS);
-	note_time(op, "segment_ended");
+	rctl_note_time(op, "segment_ended");
 }
 
 static bool
@@ -544,11 +487,11 @@ unlink_promoted(RctlOp *op)
 	rctl_map_set(detail, "mode", rctl_map_get(op->arguments, "mode"));
 	rctl_map_set(detail, "timeline", rctl_map_get(op->state, "timeline"));
 	rctl_map_set(detail, "fence_lsn", rctl_map_get(op->state, "fence_lsn"));
-	set_elapsed(op, detail, "fence_ms", "fence_began", "fenced");
-	set_elapsed(op, detail, "zero_lag_ms", "fenced", "zero_lag");
-	set_elapsed(op, detail, "segment_ms", "zero_lag", "segment_ended");
-	set_elapsed(op, detail, "promote_ms", noted_time(op, "segment_ended") ? "segment_ended" : "zero_lag", "promoted");
-	set_elapsed(op, detail, "writes_stopped_ms", "fence_began", "promoted");
+	rctl_set_elapsed(op, detail, "fence_ms", "fence_began", "fenced");
+	rctl_set_elapsed(op, detail, "zero_lag_ms", "fenced", "zero_lag");
+	rctl_set_elapsed(op, detail, "segment_ms", "zero_lag", "segment_ended");
+	rctl_set_elapsed(op, detail, "promote_ms", rctl_noted_time(op, "segment_ended") ? "segment_ended" : "zero_lag", "promoted");
+	rctl_set_elapsed(op, detail, "writes_stopped_ms", "fence_began", "promoted");
 	rctl_map_set(detail, "source_lsn", rctl_map_get(op->state, "source_lsn"));
 	rctl_map_set(detail, "replica_lsn", rctl_map_get(op->state, "replica_lsn"));
 	rctl_map_set(detail, "replica_last_commit", rctl_map_get(op->state, "replica_last_commit"));
@@ -601,9 +544,9 @@ report_drill(RctlOp *op)
 {
 	RctlMap    *detail = rctl_map_make();
 
-	set_elapsed(op, detail, "fence_ms", "fence_began", "fenced");
-	set_elapsed(op, detail, "zero_lag_ms", "fenced", "zero_lag");
-	set_elapsed(op, detail, "writes_stopped_ms", "fence_began", "lifted");
+	rctl_set_elapsed(op, detail, "fence_ms", "fence_began", "fenced");
+	rctl_set_elapsed(op, detail, "zero_lag_ms", "fenced", "zero_lag");
+	rctl_set_elapsed(op, detail, "writes_stopped_ms", "fence_began", "lifted");
 	rctl_map_set(detail, "fence_lsn", rctl_map_get(op->state, "fence_lsn"));
 	rctl_op_event(op, "info", "drill", detail,
 				  "Drill with replica \"%s\": writes stood still for %s ms", op->replica->name,
