@@ -87,7 +87,7 @@ note 'somebody else, at the same time';
 $patroni->settled;
 sql(q{SELECT replica_detach('p2')});
 like(outcome(sql(q{SELECT replica_attach('p1', 'patroni')})), qr/^succeeded/, 'attach the old leader');
-$control->append_conf('postgresql.conf', "replica_ctl.test_fault = 'promote.promote.before=block'");
+$control->append_conf('postgresql.conf', "replica_ctl.test_fault = 'promote.promote.before=08006*4'");
 $control->reload;
 my $operation = sql(q{SELECT replica_promote('p1', timeout => '60s')});
 wait_for($control, "SELECT step = 'promote' FROM replica_operations WHERE operation = $operation", 30);
