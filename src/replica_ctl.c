@@ -18,6 +18,7 @@
 #include "primary/lobby.h"
 #include "primary/samples.h"
 #include "primary/services.h"
+#include "primary/tablespaces.h"
 #include "settings.h"
 #include "worker/worker.h"
 
@@ -73,5 +74,6 @@ _PG_init(void)
 	shmem_startup_hook = start_shmem;
 	rctl_fence_install_hooks();
 	rctl_lobby_install_hooks();
+	rctl_tablespaces_install_hook();
 	rctl_workers_register();
 }

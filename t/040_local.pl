@@ -133,6 +133,13 @@ is(create('spaces'), 'succeeded', 'a replica with tablespaces');
 is(on('spaces', 'SELECT (SELECT count(*) FROM t1) + (SELECT count(*) FROM t2)'), '30', 'with their tables');
 like(on('spaces', q{SELECT string_agg(pg_tablespace_location(oid), ' ') FROM pg_tablespace WHERE spcname IN ('one', 'two')}),
 	qr{^\Q$dir\E/spaces_tablespaces/\d+ \Q$dir\E/spaces_tablespaces/\d+$}, 'in directories next to it');
+wait_for($primary, q{SELECT connected FROM replica_status WHERE replica = 'spaces'});
+my $space3 = PostgreSQL::Test::Utils::tempdir('space3');
+like(psql_error($primary, "CREATE TABLESPACE three LOCATION '$space3'"),
+	qr/55000.*cannot be created while replica "spaces" is on the same host.*HINT.*replica_drop\('spaces'\)/s,
+	'a tablespace that the replica would use as well');
+is(sql(q{SET allow_in_place_tablespaces = on; CREATE TABLESPACE inside LOCATION ''; DROP TABLESPACE inside; SELECT 1}), '1',
+	'but for one inside the data directory');
 is(drop('spaces'), 'succeeded', 'dropped');
 no_orphans_ok($primary);
 

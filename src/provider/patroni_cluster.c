@@ -187,7 +187,7 @@ basic_auth(const char *user, const char *password)
 	int			size = pg_b64_enc_len(length) + 1;
 	char	   *encoded = palloc0(size);
 
-	length = pg_b64_encode(plain, length, encoded, size - 1);
+	length = pg_b64_encode((void *) plain, length, encoded, size - 1);
 	if (length < 0)
 		elog(ERROR, "could not encode credentials");
 	return psprintf("Basic %s", encoded);
