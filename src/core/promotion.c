@@ -350,6 +350,25 @@ endpoint(RctlReplica *replica)
 	return host && port ? psprintf("%s:%s", host, port) : pstrdup("");
 }
 
+/*
+ * A promotion removes standby.signal a moment before it writes the first
+ * record of the new timeline.  A replica that is killed in between comes up
+ * by crash recovery: as a primary that has everything, but on the timeline
+ * that it shares with this server.
+ */
+static void
+refuse_shared_timeline(RctlOp *op, XLogRecPtr now)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("replica \"%s\" takes writes, but on timeline %u, that of this server",
+					op->replica->name, GetWALInsertionTimeLine()),
+			 errdetail("It has everything, up to %X/%X. It was killed while it was being promoted, and came up"
+					   " by crash recovery.", LSN_FORMAT_ARGS(now)),
+			 errhint("This server stays fenced: leave it so. Give the replica a timeline of its own, as docs/promotion.md says,"
+					 " then run SELECT replica_detach(%s).", quote_literal_cstr(op->replica->name))));
+}
+
 /* The promoted replica is on a timeline of its own and has all that it must have. */
 static void
 verify(RctlOp *op)
@@ -360,6 +379,8 @@ verify(RctlOp *op)
 	const char *fenced = rctl_map_get(op->state, "fence_lsn");
 	XLogRecPtr	least = parse_lsn(fenced ? fenced : rctl_map_get(op->state, "replica_lsn"));
 
+	if (timeline && now >= least && strtoul(timeline, NULL, 10) == GetWALInsertionTimeLine())
+		refuse_shared_timeline(op, now);
 	if (now < least || timeline == NULL || strtoul(timeline, NULL, 10) <= GetWALInsertionTimeLine())
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
