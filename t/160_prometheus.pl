@@ -86,6 +86,7 @@ sub exporter_ok
 	$sql->(q{SELECT pg_create_physical_replication_slot('stuck', true); CREATE ROLE watcher LOGIN IN ROLE pg_monitor;
 		CREATE TABLE t AS SELECT repeat(md5(i::text), 100) FROM generate_series(1, 1000) i});
 	wait_for($primary, q{SELECT bool_and(connected AND lag = '0') FROM replica_status});
+	wait_for($primary, q{SELECT count(value) > 0 FROM replica_metrics WHERE metric = 'ReplicaLag'});
 
 	local $ENV{DATA_SOURCE_NAME} = sprintf 'postgresql://watcher@127.0.0.1:%d/postgres?sslmode=disable', $primary->port;
 	my $exporter = IPC::Run::start(
