@@ -263,12 +263,6 @@ rctl_op_warn(RctlOp *op, const char *detail, const char *hint, const char *forma
 	MemoryContextSwitchTo(old);
 }
 
-void
-rctl_op_warning(RctlOp *op, const char *message, const char *detail, const char *hint)
-{
-	rctl_op_warn(op, detail, hint, "%s", message);
-}
-
 /* ---------------------------------------------------------------------
  * Questions
  * ---------------------------------------------------------------------

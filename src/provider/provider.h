@@ -584,13 +584,6 @@ extern void rctl_op_event(RctlOp *op, const char *severity, const char *kind,
 						  const RctlMap *detail, const char *format,...) pg_attribute_printf(5, 6);
 
 /*
- * In a check: it has found something that does not keep the operation from
- * being done.  A row of replica_explain in a dry run, else an event.  detail
- * and hint may be NULL.
- */
-extern void rctl_op_warning(RctlOp *op, const char *message, const char *detail, const char *hint);
-
-/*
  * The value of a user-mapping option for the operation's requester (or the
  * PUBLIC mapping); NULL if there is none.  palloc'd in CurrentMemoryContext;
  * never store or log it.

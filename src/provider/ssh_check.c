@@ -105,10 +105,9 @@ rctl_ssh_check_version(RctlOp *op)
 				 errdetail("That in \"%s\" is of version %s, this server of %s.", host->bindir, theirs, own),
 				 errhint("Install PostgreSQL %d there, or set the server's option bindir.", PG_MAJORVERSION_NUM)));
 	if (strcmp(theirs, own) != 0)
-		rctl_op_warning(op,
-						psprintf("PostgreSQL on %s is of another minor version", host->name),
-						psprintf("It is %s there and %s here.", theirs, own),
-						"Install the same minor version on both, replicas first.");
+		rctl_op_warn(op, psprintf("It is %s there and %s here.", theirs, own),
+					 "Install the same minor version on both, replicas first.",
+					 "PostgreSQL on %s is of another minor version", host->name);
 }
 
 /* "72" of the ICU library that this server has loaded; "" if there is none. */
@@ -210,15 +209,15 @@ rctl_ssh_check_platform(RctlOp *op)
 
 	their_libc = rctl_map_get_default(theirs, "libc", "");
 	if (strcmp(their_libc, libc) != 0 && rctl_cell(used, 0, 0)[0] == 't')
-		rctl_op_warning(op, psprintf("the C library of %s is of another version, and so may be its collations", host->name),
-						psprintf("It is %s there and %s here.", their_libc[0] ? their_libc : "not known", libc),
-						"Install the same release of the operating system on both, or REINDEX indexes on text after a promotion.");
+		rctl_op_warn(op, psprintf("It is %s there and %s here.", their_libc[0] ? their_libc : "not known", libc),
+					 "Install the same release of the operating system on both, or REINDEX indexes on text after a promotion.",
+					 "the C library of %s is of another version, and so may be its collations", host->name);
 	icu = own_icu();
 	their_icu = rctl_map_get_default(theirs, "libicu", "");
 	if (icu[0] && strcmp(their_icu, icu) != 0 && rctl_cell(used, 0, 1)[0] == 't')
-		rctl_op_warning(op, psprintf("the ICU library of %s is of another version, and so may be its collations", host->name),
-						psprintf("It is %s there and %s here.", their_icu[0] ? their_icu : "not known", icu),
-						"Install the same release of the operating system on both, or REINDEX indexes on text after a promotion.");
+		rctl_op_warn(op, psprintf("It is %s there and %s here.", their_icu[0] ? their_icu : "not known", icu),
+					 "Install the same release of the operating system on both, or REINDEX indexes on text after a promotion.",
+					 "the ICU library of %s is of another version, and so may be its collations", host->name);
 }
 
 /* ---------------------------------------------------------------------
@@ -282,9 +281,9 @@ rctl_ssh_check_libraries(RctlOp *op)
 								"SELECT DISTINCT probin FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang"
 								" WHERE l.lanname = 'c' AND probin IS NOT NULL");
 	if (missing)
-		rctl_op_warning(op, psprintf("libraries of extensions are missing on %s", host->name),
-						psprintf("Not found there: %s.", missing),
-						"Install the packages of these extensions there; their functions do not work on the replica without.");
+		rctl_op_warn(op, psprintf("Not found there: %s.", missing),
+					 "Install the packages of these extensions there; their functions do not work on the replica without.",
+					 "libraries of extensions are missing on %s", host->name);
 }
 
 /*
@@ -368,9 +367,9 @@ rctl_ssh_check_clock(RctlOp *op)
 	rctl_ssh_require_host(op);
 	ahead = rctl_host_ssh_clock(host, &error);
 	if (fabs(ahead) > CLOCK_TOLERANCE_S + error)
-		rctl_op_warning(op, psprintf("the clock of %s is %.1f s %s", host->name, fabs(ahead), ahead > 0 ? "ahead" : "behind"),
-						"Times of lag and apply_delay are wrong by as much.",
-						"Keep the clocks of both hosts by NTP.");
+		rctl_op_warn(op, "Times of lag and apply_delay are wrong by as much.",
+					 "Keep the clocks of both hosts by NTP.",
+					 "the clock of %s is %.1f s %s", host->name, fabs(ahead), ahead > 0 ? "ahead" : "behind");
 }
 
 /* Nobody listens there yet: a refusal is the answer that a host gives which can be reached. */
