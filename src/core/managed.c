@@ -473,20 +473,6 @@ lift(RctlOp *op)
 	rctl_note_time(op, "lifted");
 }
 
-static void
-report_drill(RctlOp *op)
-{
-	RctlMap    *detail = rctl_map_make();
-
-	rctl_set_elapsed(op, detail, "fence_ms", "fence_began", "fenced");
-	rctl_set_elapsed(op, detail, "zero_lag_ms", "fenced", "zero_lag");
-	rctl_set_elapsed(op, detail, "writes_stopped_ms", "fence_began", "lifted");
-	rctl_map_set(detail, "fence_lsn", rctl_map_get(op->state, "fence_lsn"));
-	rctl_op_event(op, "info", "drill", detail,
-				  "Drill with replica \"%s\": writes stood still for %s ms", op->replica->name,
-				  rctl_map_get_default(detail, "writes_stopped_ms", "an unknown number of"));
-}
-
 const RctlStep rctl_managed_promotion_steps[] = {
 	{"check", check, "check that the replica can take over", .once = true},
 	{"warm", warm, "wait until little is left to replay", .once = true},
@@ -513,6 +499,6 @@ const RctlStep rctl_managed_drill_steps[] = {
 	{"fence", fence, "stop writes on the source", .once = true},
 	{"zero_lag", zero_lag, "wait until data show that the replica has everything", .once = true},
 	{"lift", lift, "let writes go on", .once = true},
-	{"report", report_drill, "write the event with the times"},
+	{"report", rctl_drill_report, "write the event with the times"},
 	{0}
 };

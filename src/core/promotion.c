@@ -560,8 +560,8 @@ take_receipt(RctlOp *op)
  * ---------------------------------------------------------------------
  */
 
-static void
-report_drill(RctlOp *op)
+void
+rctl_drill_report(RctlOp *op)
 {
 	RctlMap    *detail = rctl_map_make();
 
@@ -621,7 +621,7 @@ const RctlStep rctl_drill_steps[] = {
 	{"fence", fence, "stop writes here", .once = true},
 	{"zero_lag", zero_lag, "wait until the replica has replayed everything", .once = true, .hurried = true},
 	{"lift", lift, "let writes go on", .once = true},
-	{"report", report_drill, "write the event with the times"},
+	{"report", rctl_drill_report, "write the event with the times"},
 	{0}
 };
 

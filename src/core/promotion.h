@@ -20,6 +20,9 @@ extern const RctlStep rctl_switchover_steps[];	/* with those of rejoin.h */
 extern const RctlStep rctl_drill_steps[];
 extern const RctlStep rctl_detach_steps[];
 
+/* Step: writes the event of a drill, with the times that its steps have noted. */
+extern void rctl_drill_report(RctlOp *op);
+
 /* The worker's connection to its operation's replica; lives as long as the worker works on it. */
 extern PGconn *rctl_promotion_conn(RctlOp *op);
 
