@@ -149,8 +149,9 @@ rctl_clone_check_options(const RctlMap *options)
 }
 
 void
-rctl_standby_check_method(RctlOp *op, RctlHost *host)
+rctl_standby_check_method(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	RctlMap    *facts = op->replica->facts;
 	const char *wanted = rctl_map_get(op->replica->options, "method");
 	RctlSource *source = rctl_source(op, host);

@@ -46,7 +46,7 @@ typedef struct RctlBackup
 /* ---- clone.c ---- */
 
 /* A check of a create: fact method, from the option and what is possible. */
-extern void rctl_standby_check_method(RctlOp *op, RctlHost *host);
+extern void rctl_standby_check_method(RctlOp *op);
 
 /* Whether the replica's fact is another method than basebackup. */
 extern bool rctl_clone_possible(const RctlReplica *replica, const RctlHost *host);

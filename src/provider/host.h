@@ -53,8 +53,6 @@ typedef struct RctlPathInfo
 	uint64		free_bytes;		/* there, for an unprivileged user */
 } RctlPathInfo;
 
-typedef struct RctlHost RctlHost;
-
 struct RctlHost
 {
 	const char *name;			/* for messages: "this host" */

@@ -65,109 +65,53 @@ static const RctlOptionDef attach_options[] = {
 	{NULL}
 };
 
-/* Each step of this provider is a step of a standby on this host. */
-#define LOCAL_STEP(step) \
-	static void \
-	local_##step(RctlOp *op) \
-	{ \
-		rctl_standby_##step(op, rctl_host_local(op, op->server_options)); \
-	}
-
-LOCAL_STEP(check_upstream)
-LOCAL_STEP(check_programs)
-LOCAL_STEP(check_place)
-LOCAL_STEP(check_tablespaces)
-LOCAL_STEP(check_source)
-LOCAL_STEP(check_space)
-LOCAL_STEP(check_login)
-LOCAL_STEP(check_port)
-LOCAL_STEP(check_method)
-LOCAL_STEP(slot)
-LOCAL_STEP(copy)
-LOCAL_STEP(configure)
-LOCAL_STEP(start)
-LOCAL_STEP(catch_up)
-LOCAL_STEP(attach_inspect)
-LOCAL_STEP(attach_slot)
-LOCAL_STEP(drop_check)
-LOCAL_STEP(drop_unsync)
-LOCAL_STEP(drop_stop)
-LOCAL_STEP(drop_directory)
-LOCAL_STEP(drop_slot)
-LOCAL_STEP(release)
-LOCAL_STEP(repair_examine)
-LOCAL_STEP(repair_slot)
-LOCAL_STEP(repair_start)
-LOCAL_STEP(repair_probe)
-LOCAL_STEP(repair_aside)
-LOCAL_STEP(repair_copy)
-LOCAL_STEP(repair_configure)
-LOCAL_STEP(repair_restart)
-LOCAL_STEP(repair_discard)
-
-static const RctlStep create_checks[] = {
-	{"upstream", local_check_upstream, "the server that it follows is there"},
-	{"programs", local_check_programs, "PostgreSQL's programs are installed"},
-	{"directory", local_check_place, "its data directory can be made"},
-	{"tablespaces", local_check_tablespaces, "directories for its tablespaces can be made"},
-	{"source", local_check_source, "the server that it follows has the wal_level, walsenders and slots for it"},
-	{"disk", local_check_space, "there is room for a copy"},
-	{"replication login", local_check_login, "it can log in to the server that it follows"},
-	{"method", local_check_method, "the way to copy it that was asked for can be used"},
-	{"port", local_check_port, "there is a free port for it"},
-	{NULL}
-};
-
-static const RctlStep drop_checks[] = {
-	{"deletion", local_drop_check, "nothing depends on it, and its data are ours to delete"},
-	{NULL}
-};
-
-static void
-local_preflight(RctlOp *op)
+static RctlHost *
+local_host(RctlOp *op)
 {
-	rctl_op_progress(op, "checking", 0, 0);
-	for (const RctlStep *check = create_checks; check->name; check++)
-		check->run(op);
+	return rctl_host_local(op, op->server_options);
 }
 
+static const RctlStep create_checks[] = {
+	{"upstream", rctl_standby_check_upstream, "the server that it follows is there"},
+	{"programs", rctl_standby_check_programs, "PostgreSQL's programs are installed"},
+	{"directory", rctl_standby_check_place, "its data directory can be made"},
+	{"tablespaces", rctl_standby_check_tablespaces, "directories for its tablespaces can be made"},
+	{"source", rctl_standby_check_source, "the server that it follows has the wal_level, walsenders and slots for it"},
+	{"disk", rctl_standby_check_space, "there is room for a copy"},
+	{"replication login", rctl_standby_check_login, "it can log in to the server that it follows"},
+	{"method", rctl_standby_check_method, "the way to copy it that was asked for can be used"},
+	{"port", rctl_standby_check_port, "there is a free port for it"},
+	{NULL}
+};
+
 static const RctlStep create_steps[] = {
-	{"preflight", local_preflight, "choose directory, port and names, and check that nothing is in the way"},
-	{"slot", local_slot, "make the replication slot, so that no WAL is lost from here on"},
-	{"copy", local_copy, "copy the data directory", .weight = COPY_WEIGHT},
-	{"configure", local_configure, "write the replica's configuration"},
-	{"start", local_start, "start the replica's server"},
-	{"catch_up", local_catch_up, "wait until it streams"},
+	{"preflight", rctl_standby_preflight, "choose directory, port and names, and check that nothing is in the way"},
+	{"slot", rctl_standby_slot, "make the replication slot, so that no WAL is lost from here on"},
+	{"copy", rctl_standby_copy, "copy the data directory", .weight = COPY_WEIGHT},
+	{"configure", rctl_standby_configure, "write the replica's configuration"},
+	{"start", rctl_standby_start, "start the replica's server"},
+	{"catch_up", rctl_standby_catch_up, "wait until it streams"},
 	{NULL}
 };
 
 static const RctlStep attach_steps[] = {
-	{"inspect", local_attach_inspect, "log in to the standby and check that it follows this server"},
-	{"slot", local_attach_slot, "find its replication slot or make one"},
-	{"catch_up", local_catch_up, "wait until it streams"},
-	{NULL}
-};
-
-static const RctlStep drop_steps[] = {
-	{"check", local_drop_check, "check that nobody depends on it"},
-	{"unsync", local_drop_unsync, "take it out of synchronous_standby_names"},
-	{"stop", local_drop_stop, "stop the replica's server", .point_of_no_return = true},
-	{"directory", local_drop_directory, "delete its directories"},
-	{"slot", local_drop_slot, "drop its replication slot"},
+	{"inspect", rctl_standby_attach_inspect, "log in to the standby and check that it follows this server"},
+	{"slot", rctl_standby_attach_slot, "find its replication slot or make one"},
+	{"catch_up", rctl_standby_catch_up, "wait until it streams"},
 	{NULL}
 };
 
 static const RctlStep repair_steps[] = {
-	{"examine", local_repair_examine, "look at what is wrong"},
-	{"slot", local_repair_slot, "make its replication slot again if it is gone"},
-	{"start", local_repair_start, "start it if it does not run"},
-	{"probe", local_repair_probe, "see whether it streams, and if not whether it ever can"},
-	{"aside", local_repair_aside, "if a new copy is needed: move the old one aside, or decide to make it equal again"},
-	{"copy", local_repair_copy, "if a new copy is needed: make it", .weight = COPY_WEIGHT},
-	{"configure", local_repair_configure, "if a new copy is needed: write its configuration"},
-	{"restart", local_repair_restart, "if a new copy is needed: start it"},
-	{"catch_up", local_catch_up, "wait until it streams"},
-	{"discard", local_repair_discard, "if there was a new copy: delete the old one", .point_of_no_return = true},
+	{"examine", rctl_standby_repair_examine, "look at what is wrong"},
+	{"slot", rctl_standby_repair_slot, "make its replication slot again if it is gone"},
+	{"start", rctl_standby_repair_start, "start it if it does not run"},
+	{"probe", rctl_standby_repair_probe, "see whether it streams, and if not whether it ever can"},
+	{"aside", rctl_standby_repair_aside, "if a new copy is needed: move the old one aside, or decide to make it equal again"},
+	{"copy", rctl_standby_repair_copy, "if a new copy is needed: make it", .weight = COPY_WEIGHT},
+	{"configure", rctl_standby_repair_configure, "if a new copy is needed: write its configuration"},
+	{"restart", rctl_standby_repair_restart, "if a new copy is needed: start it"},
+	{"catch_up", rctl_standby_catch_up, "wait until it streams"},
+	{"discard", rctl_standby_repair_discard, "if there was a new copy: delete the old one", .point_of_no_return = true},
 	{NULL}
 };
 
@@ -178,24 +122,6 @@ local_check_options(RctlOpKind kind, const char *replica,
 	rctl_standby_check_options(rctl_host_local(NULL, server), kind, replica, server, options);
 	if (kind == RCTL_OP_CREATE)
 		rctl_clone_check_options(options);
-}
-
-static void
-local_cleanup(RctlOp *op, const RctlCleanup *record)
-{
-	rctl_standby_cleanup(op, rctl_host_local(op, op->server_options), record);
-}
-
-static PGconn *
-local_connect(RctlOp *op, RctlReplica *replica, long timeout_ms)
-{
-	return rctl_standby_connect(op, rctl_host_local(op, op->server_options), replica, timeout_ms);
-}
-
-static void
-local_start_server(RctlOp *op, RctlReplica *replica)
-{
-	rctl_standby_start_server(op, rctl_host_local(op, op->server_options), replica);
 }
 
 static bool
@@ -216,19 +142,19 @@ local_directories(const RctlReplica *replica)
 static void
 local_follow(RctlOp *op, RctlReplica *replica, RctlReplica *upstream)
 {
-	rctl_standby_follow(op, rctl_host_local(op, op->server_options), replica, upstream);
+	rctl_standby_follow(op, local_host(op), replica, upstream);
 }
 
 static void
 local_rejoin(RctlOp *op, RctlReplica *primary, RctlReplica *self, const char *pass_file, RctlRejoin *rejoin)
 {
-	rctl_standby_rejoin(op, rctl_host_local(op, op->server_options), primary, self, pass_file, rejoin);
+	rctl_standby_rejoin(op, local_host(op), primary, self, pass_file, rejoin);
 }
 
 static bool
 local_free_space(RctlOp *op, RctlReplica *replica, uint64 *bytes)
 {
-	RctlHost   *host = rctl_host_local(op, op->server_options);
+	RctlHost   *host = local_host(op);
 	const char *directory = rctl_map_get(replica->facts, "data_directory");
 	RctlPathInfo info;
 
@@ -248,17 +174,18 @@ const RctlProvider rctl_provider_local = {
 	.create_options = create_options,
 	.attach_options = attach_options,
 	.check_options = local_check_options,
+	.host = local_host,
 	.create_checks = create_checks,
-	.drop_checks = drop_checks,
+	.drop_checks = rctl_standby_drop_checks,
 	.create = create_steps,
 	.attach = attach_steps,
-	.drop = drop_steps,
+	.drop = rctl_standby_drop_steps,
 	.repair = repair_steps,
-	.cleanup = local_cleanup,
-	.start = local_start_server,
-	.release = local_release,
+	.cleanup = rctl_standby_cleanup,
+	.start = rctl_standby_start_server,
+	.release = rctl_standby_release,
 	.free_space = local_free_space,
-	.connect = local_connect,
+	.connect = rctl_standby_connect,
 	.conninfo = rctl_standby_conninfo,
 	.stopped = local_stopped,
 	.directories = local_directories,

@@ -41,6 +41,7 @@
 
 typedef struct RctlProvider RctlProvider;
 typedef struct RctlOp RctlOp;
+typedef struct RctlHost RctlHost;	/* host.h */
 
 typedef enum RctlOpKind
 {
@@ -397,6 +398,13 @@ struct RctlProvider
 	 */
 	void		(*check_options) (RctlOpKind kind, const char *replica,
 								  const RctlMap *server_options, const RctlMap *options);
+
+	/*
+	 * The machine on which op's replica lives, palloc'd; nothing is connected
+	 * before it is needed.  For the steps of standby.h; NULL where a service
+	 * runs the replicas.
+	 */
+	RctlHost   *(*host) (RctlOp *op);
 
 	/*
 	 * What the first step of a create checks and decides, one thing each, in

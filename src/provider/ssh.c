@@ -89,95 +89,40 @@ static const RctlOptionDef attach_options[] = {
 	{NULL}
 };
 
+/* Checks that come after a failed one, "ssh", are told so. */
 static RctlHost *
-host_of(RctlOp *op)
+ssh_host(RctlOp *op)
 {
+	if (op->dry_run && op->kind == RCTL_OP_CREATE)
+		rctl_ssh_require_host(op);
 	return rctl_host_ssh(op, op->server_options, op->replica);
 }
 
-/* Each step of this provider is a step of a standby on that host. */
-#define SSH_STEP(step) \
-	static void \
-	ssh_##step(RctlOp *op) \
-	{ \
-		rctl_standby_##step(op, host_of(op)); \
-	}
-
-/* A check that needs what the first one, rctl_ssh_check_host, has found. */
-#define SSH_CHECK(check) \
-	static void \
-	ssh_##check(RctlOp *op) \
-	{ \
-		rctl_ssh_require_host(op); \
-		rctl_standby_##check(op, host_of(op)); \
-	}
-
-SSH_CHECK(check_upstream)
-SSH_CHECK(check_place)
-SSH_CHECK(check_tablespaces)
-SSH_CHECK(check_source)
-SSH_CHECK(check_space)
-SSH_CHECK(check_login)
-SSH_CHECK(check_port)
-SSH_STEP(slot)
-SSH_STEP(copy)
-SSH_STEP(configure)
-SSH_STEP(start)
-SSH_STEP(catch_up)
-SSH_STEP(attach_slot)
-SSH_STEP(drop_check)
-SSH_STEP(drop_unsync)
-SSH_STEP(drop_stop)
-SSH_STEP(drop_directory)
-SSH_STEP(drop_slot)
-SSH_STEP(release)
-SSH_STEP(repair_slot)
-SSH_STEP(repair_start)
-SSH_STEP(repair_probe)
-SSH_STEP(repair_aside)
-SSH_STEP(repair_copy)
-SSH_STEP(repair_configure)
-SSH_STEP(repair_restart)
-SSH_STEP(repair_discard)
-
 static const RctlStep create_checks[] = {
 	{"ssh", rctl_ssh_check_host, "the host is reached by ssh and runs our commands"},
-	{"upstream", ssh_check_upstream, "the server that it follows is there"},
+	{"upstream", rctl_standby_check_upstream, "the server that it follows is there"},
 	{"programs", rctl_ssh_check_programs, "PostgreSQL's programs are installed there"},
 	{"version", rctl_ssh_check_version, "they are of this server's version"},
 	{"platform", rctl_ssh_check_platform, "processor, locales and collations there are those of this host"},
 	{"libraries", rctl_ssh_check_libraries, "the libraries of this server's extensions are there"},
 	{"files", rctl_ssh_check_files, "files that this server's settings name are there"},
 	{"clock", rctl_ssh_check_clock, "the clocks agree"},
-	{"directory", ssh_check_place, "its data directory can be made"},
-	{"tablespaces", ssh_check_tablespaces, "directories for its tablespaces can be made"},
-	{"source", ssh_check_source, "the server that it follows has the wal_level, walsenders and slots for it"},
-	{"disk", ssh_check_space, "there is room for a copy"},
-	{"replication login", ssh_check_login, "the host can log in to the server that it follows, and a copy will let this server in"},
-	{"port", ssh_check_port, "there is a free port for it"},
+	{"directory", rctl_standby_check_place, "its data directory can be made"},
+	{"tablespaces", rctl_standby_check_tablespaces, "directories for its tablespaces can be made"},
+	{"source", rctl_standby_check_source, "the server that it follows has the wal_level, walsenders and slots for it"},
+	{"disk", rctl_standby_check_space, "there is room for a copy"},
+	{"replication login", rctl_standby_check_login, "the host can log in to the server that it follows, and a copy will let this server in"},
+	{"port", rctl_standby_check_port, "there is a free port for it"},
 	{"way there", rctl_ssh_check_way, "this server reaches that port"},
 	{NULL}
 };
-
-static const RctlStep drop_checks[] = {
-	{"deletion", ssh_drop_check, "nothing depends on it, and its data are ours to delete"},
-	{NULL}
-};
-
-static void
-ssh_preflight(RctlOp *op)
-{
-	rctl_op_progress(op, "checking", 0, 0);
-	for (const RctlStep *check = create_checks; check->name; check++)
-		check->run(op);
-}
 
 static void
 ssh_attach_inspect(RctlOp *op)
 {
 	rctl_op_progress(op, "connecting by ssh", 0, 0);
 	rctl_ssh_check_host(op);
-	rctl_standby_attach_inspect(op, host_of(op));
+	rctl_standby_attach_inspect(op);
 }
 
 /* The host may have been set up anew, and this server may be another one since a switchover. */
@@ -190,46 +135,37 @@ ssh_repair_examine(RctlOp *op)
 		rctl_ssh_check_host(op);
 		rctl_standby_set_endpoint(op->replica->facts);
 	}
-	rctl_standby_repair_examine(op, host_of(op));
+	rctl_standby_repair_examine(op);
 }
 
 static const RctlStep create_steps[] = {
-	{"preflight", ssh_preflight, "choose directory, port and names, and check that nothing is in the way"},
-	{"slot", ssh_slot, "make the replication slot, so that no WAL is lost from here on"},
-	{"copy", ssh_copy, "copy the data directory with pg_basebackup, which runs on the host", .weight = COPY_WEIGHT},
-	{"configure", ssh_configure, "write the replica's configuration"},
-	{"start", ssh_start, "start the replica's server"},
-	{"catch_up", ssh_catch_up, "wait until it streams"},
+	{"preflight", rctl_standby_preflight, "choose directory, port and names, and check that nothing is in the way"},
+	{"slot", rctl_standby_slot, "make the replication slot, so that no WAL is lost from here on"},
+	{"copy", rctl_standby_copy, "copy the data directory with pg_basebackup, which runs on the host", .weight = COPY_WEIGHT},
+	{"configure", rctl_standby_configure, "write the replica's configuration"},
+	{"start", rctl_standby_start, "start the replica's server"},
+	{"catch_up", rctl_standby_catch_up, "wait until it streams"},
 	{NULL}
 };
 
 static const RctlStep attach_steps[] = {
 	{"inspect", ssh_attach_inspect, "log in to the standby and check that it follows this server"},
-	{"slot", ssh_attach_slot, "find its replication slot or make one"},
-	{"catch_up", ssh_catch_up, "wait until it streams"},
-	{NULL}
-};
-
-static const RctlStep drop_steps[] = {
-	{"check", ssh_drop_check, "check that nobody depends on it"},
-	{"unsync", ssh_drop_unsync, "take it out of synchronous_standby_names"},
-	{"stop", ssh_drop_stop, "stop the replica's server", .point_of_no_return = true},
-	{"directory", ssh_drop_directory, "delete its directories"},
-	{"slot", ssh_drop_slot, "drop its replication slot"},
+	{"slot", rctl_standby_attach_slot, "find its replication slot or make one"},
+	{"catch_up", rctl_standby_catch_up, "wait until it streams"},
 	{NULL}
 };
 
 static const RctlStep repair_steps[] = {
 	{"examine", ssh_repair_examine, "look at what is wrong"},
-	{"slot", ssh_repair_slot, "make its replication slot again if it is gone"},
-	{"start", ssh_repair_start, "start it if it does not run"},
-	{"probe", ssh_repair_probe, "see whether it streams, and if not whether it ever can"},
-	{"aside", ssh_repair_aside, "if a new copy is needed: move the old one aside"},
-	{"copy", ssh_repair_copy, "if a new copy is needed: make it", .weight = COPY_WEIGHT},
-	{"configure", ssh_repair_configure, "if a new copy is needed: write its configuration"},
-	{"restart", ssh_repair_restart, "if a new copy is needed: start it"},
-	{"catch_up", ssh_catch_up, "wait until it streams"},
-	{"discard", ssh_repair_discard, "if there was a new copy: delete the old one", .point_of_no_return = true},
+	{"slot", rctl_standby_repair_slot, "make its replication slot again if it is gone"},
+	{"start", rctl_standby_repair_start, "start it if it does not run"},
+	{"probe", rctl_standby_repair_probe, "see whether it streams, and if not whether it ever can"},
+	{"aside", rctl_standby_repair_aside, "if a new copy is needed: move the old one aside"},
+	{"copy", rctl_standby_repair_copy, "if a new copy is needed: make it", .weight = COPY_WEIGHT},
+	{"configure", rctl_standby_repair_configure, "if a new copy is needed: write its configuration"},
+	{"restart", rctl_standby_repair_restart, "if a new copy is needed: start it"},
+	{"catch_up", rctl_standby_catch_up, "wait until it streams"},
+	{"discard", rctl_standby_repair_discard, "if there was a new copy: delete the old one", .point_of_no_return = true},
 	{NULL}
 };
 
@@ -249,18 +185,6 @@ ssh_check_options(RctlOpKind kind, const char *replica,
 }
 
 static void
-ssh_cleanup(RctlOp *op, const RctlCleanup *record)
-{
-	rctl_standby_cleanup(op, host_of(op), record);
-}
-
-static PGconn *
-ssh_connect(RctlOp *op, RctlReplica *replica, long timeout_ms)
-{
-	return rctl_standby_connect(op, host_of(op), replica, timeout_ms);
-}
-
-static void
 ssh_start_server(RctlOp *op, RctlReplica *replica)
 {
 	char	   *reason;
@@ -269,7 +193,7 @@ ssh_start_server(RctlOp *op, RctlReplica *replica)
 	if (conn)
 		rctl_pg_close(conn);
 	else
-		rctl_standby_start_server(op, host_of(op), replica);
+		rctl_standby_start_server(op, replica);
 }
 
 /*
@@ -320,16 +244,17 @@ const RctlProvider rctl_provider_ssh = {
 	.create_options = create_options,
 	.attach_options = attach_options,
 	.check_options = ssh_check_options,
+	.host = ssh_host,
 	.create_checks = create_checks,
-	.drop_checks = drop_checks,
+	.drop_checks = rctl_standby_drop_checks,
 	.create = create_steps,
 	.attach = attach_steps,
-	.drop = drop_steps,
+	.drop = rctl_standby_drop_steps,
 	.repair = repair_steps,
-	.cleanup = ssh_cleanup,
+	.cleanup = rctl_standby_cleanup,
 	.start = ssh_start_server,
-	.release = ssh_release,
-	.connect = ssh_connect,
+	.release = rctl_standby_release,
+	.connect = rctl_standby_connect,
 	.conninfo = rctl_standby_conninfo,
 	.follow = ssh_follow,
 	.rejoin = ssh_rejoin,

@@ -31,12 +31,6 @@
 #define CLOCK_TOLERANCE_S 1.0
 #define WAY_TIMEOUT_MS 5000
 
-static RctlHost *
-host_of(RctlOp *op)
-{
-	return rctl_host_ssh(op, op->server_options, op->replica);
-}
-
 void
 rctl_ssh_check_host(RctlOp *op)
 {
@@ -44,7 +38,7 @@ rctl_ssh_check_host(RctlOp *op)
 	RctlMap    *facts = op->replica->facts;
 
 	rctl_map_set(facts, "os_user", NULL);
-	rctl_host_ssh_look(host_of(op), facts);
+	rctl_host_ssh_look(rctl_host_ssh(op, op->server_options, op->replica), facts);
 	for (int i = 0; i < lengthof(shared); i++)
 		rctl_map_set(facts, shared[i], rctl_map_get(op->server_options, shared[i]));
 }
@@ -73,11 +67,10 @@ void
 rctl_ssh_check_programs(RctlOp *op)
 {
 	static const char *const programs[] = {"pg_basebackup", "pg_ctl", "pg_controldata", "postgres", "psql"};
-	RctlHost   *host = host_of(op);
+	RctlHost   *host = rctl_standby_host(op);
 	List	   *paths = NIL;
 	List	   *missing;
 
-	rctl_ssh_require_host(op);
 	for (int i = 0; i < lengthof(programs); i++)
 		paths = lappend(paths, psprintf("%s/%s", host->bindir, programs[i]));
 	missing = rctl_host_ssh_missing(host, paths);
@@ -92,11 +85,10 @@ rctl_ssh_check_programs(RctlOp *op)
 void
 rctl_ssh_check_version(RctlOp *op)
 {
-	RctlHost   *host = host_of(op);
+	RctlHost   *host = rctl_standby_host(op);
 	const char *own = version_number("(PostgreSQL) " PG_VERSION);
 	const char *theirs;
 
-	rctl_ssh_require_host(op);
 	theirs = version_number(rctl_host_ssh_version(host, "postgres"));
 	if (strtol(theirs, NULL, 10) != PG_MAJORVERSION_NUM)
 		ereport(ERROR,
@@ -187,7 +179,7 @@ static const char *const collations_sql =
 void
 rctl_ssh_check_platform(RctlOp *op)
 {
-	RctlHost   *host = host_of(op);
+	RctlHost   *host = rctl_standby_host(op);
 	RctlMap    *theirs;
 	struct utsname own;
 	char	   *libc = psprintf("glibc %s", gnu_get_libc_version());
@@ -196,7 +188,6 @@ rctl_ssh_check_platform(RctlOp *op)
 	const char *their_icu;
 	RctlRows   *used;
 
-	rctl_ssh_require_host(op);
 	used = rctl_own_rows(op, collations_sql, 0, NULL);
 	theirs = rctl_host_ssh_platform(host, rctl_cell(used, 0, 2)[0] == 't', rctl_cell(used, 0, 1)[0] == 't');
 	if (uname(&own) == 0 && strcmp(own.machine, rctl_map_get_default(theirs, "machine", own.machine)) != 0)
@@ -262,10 +253,9 @@ missing_libraries(RctlOp *op, RctlHost *host, const char *sql)
 void
 rctl_ssh_check_libraries(RctlOp *op)
 {
-	RctlHost   *host = host_of(op);
+	RctlHost   *host = rctl_standby_host(op);
 	char	   *missing;
 
-	rctl_ssh_require_host(op);
 	missing = missing_libraries(op, host,
 								"SELECT DISTINCT trim(both '\" ' from l) FROM unnest(string_to_array("
 								" concat_ws(',', nullif(current_setting('shared_preload_libraries'), ''),"
@@ -322,14 +312,13 @@ rctl_ssh_check_files(RctlOp *op)
 	static const char *const settings[] = {
 		"ssl_cert_file", "ssl_key_file", "ssl_ca_file", "ssl_crl_file", "ssl_dh_params_file",
 	};
-	RctlHost   *host = host_of(op);
+	RctlHost   *host = rctl_standby_host(op);
 	const char *given = rctl_map_get(op->replica->options, "settings");
 	RctlMap    *own = given ? rctl_map_from_json(given, "settings") : rctl_map_make();
 	bool		ssl = false;
 	List	   *paths = NIL;
 	List	   *missing;
 
-	rctl_ssh_require_host(op);
 	check_access_file("hba_file");
 	check_access_file("ident_file");
 	if (!parse_bool(rctl_map_get_default(own, "ssl", GetConfigOption("ssl", false, false)), &ssl) || !ssl)
@@ -360,11 +349,10 @@ rctl_ssh_check_files(RctlOp *op)
 void
 rctl_ssh_check_clock(RctlOp *op)
 {
-	RctlHost   *host = host_of(op);
+	RctlHost   *host = rctl_standby_host(op);
 	double		error;
 	double		ahead;
 
-	rctl_ssh_require_host(op);
 	ahead = rctl_host_ssh_clock(host, &error);
 	if (fabs(ahead) > CLOCK_TOLERANCE_S + error)
 		rctl_op_warn(op, "Times of lag and apply_delay are wrong by as much.",
@@ -376,7 +364,7 @@ rctl_ssh_check_clock(RctlOp *op)
 void
 rctl_ssh_check_way(RctlOp *op)
 {
-	RctlHost   *host = host_of(op);
+	RctlHost   *host = rctl_standby_host(op);
 	const char *port = rctl_map_get(op->replica->facts, "port");
 	RctlConnParam params[] = {
 		{"host", host->address},
@@ -389,7 +377,6 @@ rctl_ssh_check_way(RctlOp *op)
 	int			sqlerrcode;
 	PGconn	   *conn;
 
-	rctl_ssh_require_host(op);
 	if (port == NULL)
 		return;
 	conn = rctl_pg_try_connect(rctl_conninfo(params), WAY_TIMEOUT_MS, &reason, &sqlerrcode);

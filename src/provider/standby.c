@@ -48,6 +48,12 @@
 /* A replica that has not connected to its source by then never will. */
 #define CONNECT_DEADLINE_MS 60000
 
+RctlHost *
+rctl_standby_host(RctlOp *op)
+{
+	return op->replica->provider->host(op);
+}
+
 /* ---------------------------------------------------------------------
  * preflight
  * ---------------------------------------------------------------------
@@ -118,8 +124,9 @@ check_upstream(RctlSource *source)
 }
 
 void
-rctl_standby_check_programs(RctlOp *op, RctlHost *host)
+rctl_standby_check_programs(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	static const char *const programs[] = {"pg_basebackup", "pg_ctl", "postgres"};
 	RctlPathInfo info;
 
@@ -173,15 +180,18 @@ check_slot_name(RctlOp *op, RctlSource *source)
 }
 
 void
-rctl_standby_check_upstream(RctlOp *op, RctlHost *host)
+rctl_standby_check_upstream(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
+
 	rctl_standby_choose_names(op, host);
 	check_upstream(rctl_source(op, host));
 }
 
 void
-rctl_standby_check_place(RctlOp *op, RctlHost *host)
+rctl_standby_check_place(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	RctlMap    *facts = op->replica->facts;
 	RctlPathInfo info;
 
@@ -191,14 +201,17 @@ rctl_standby_check_place(RctlOp *op, RctlHost *host)
 }
 
 void
-rctl_standby_check_tablespaces(RctlOp *op, RctlHost *host)
+rctl_standby_check_tablespaces(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
+
 	rctl_standby_map_tablespaces(op, host, rctl_source(op, host));
 }
 
 void
-rctl_standby_check_source(RctlOp *op, RctlHost *host)
+rctl_standby_check_source(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	RctlSource *source = rctl_source(op, host);
 
 	check_source(op, source);
@@ -208,14 +221,17 @@ rctl_standby_check_source(RctlOp *op, RctlHost *host)
 }
 
 void
-rctl_standby_check_space(RctlOp *op, RctlHost *host)
+rctl_standby_check_space(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
+
 	check_space(op, host, rctl_source(op, host));
 }
 
 void
-rctl_standby_check_login(RctlOp *op, RctlHost *host)
+rctl_standby_check_login(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	RctlSource *source = rctl_source(op, host);
 
 	rctl_source_find_login(source);
@@ -223,10 +239,20 @@ rctl_standby_check_login(RctlOp *op, RctlHost *host)
 }
 
 void
-rctl_standby_check_port(RctlOp *op, RctlHost *host)
+rctl_standby_check_port(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
+
 	rctl_standby_reserve_port(op, host);
 	rctl_standby_set_endpoint(op->replica->facts);
+}
+
+void
+rctl_standby_preflight(RctlOp *op)
+{
+	rctl_op_progress(op, "checking", 0, 0);
+	for (const RctlStep *check = op->replica->provider->create_checks; check->name; check++)
+		check->run(op);
 }
 
 /* ---------------------------------------------------------------------
@@ -235,8 +261,9 @@ rctl_standby_check_port(RctlOp *op, RctlHost *host)
  */
 
 void
-rctl_standby_slot(RctlOp *op, RctlHost *host)
+rctl_standby_slot(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	RctlSource *source = rctl_source(op, host);
 	const char *name = rctl_map_get(op->replica->facts, "slot");
 	RctlSlot	slot;
@@ -475,8 +502,9 @@ run_copy(RctlOp *op, RctlHost *host, RctlSource *source)
 }
 
 void
-rctl_standby_copy(RctlOp *op, RctlHost *host)
+rctl_standby_copy(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	RctlMap    *facts = op->replica->facts;
 	RctlSource *source = rctl_source(op, host);
 	const char *directory = rctl_map_get(facts, "data_directory");
@@ -504,8 +532,10 @@ rctl_standby_copy(RctlOp *op, RctlHost *host)
 }
 
 void
-rctl_standby_configure(RctlOp *op, RctlHost *host)
+rctl_standby_configure(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
+
 	rctl_standby_write_configuration(op, host, rctl_source(op, host));
 	rctl_map_set(op->replica->facts, "configured", "true");
 }
@@ -566,12 +596,13 @@ check_port(RctlOp *op, RctlHost *host)
 						 rctl_map_get_default(facts, "socket_directories", "")) != NIL)
 		return;
 	rctl_standby_reserve_port(op, host);
-	rctl_standby_configure(op, host);
+	rctl_standby_configure(op);
 }
 
 void
-rctl_standby_start(RctlOp *op, RctlHost *host)
+rctl_standby_start(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	const RctlMap *facts = op->replica->facts;
 	const char *directory = rctl_map_get(facts, "data_directory");
 	RctlMap    *object = rctl_map_make();
@@ -687,8 +718,9 @@ make_synchronous(RctlOp *op)
 }
 
 void
-rctl_standby_catch_up(RctlOp *op, RctlHost *host)
+rctl_standby_catch_up(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	RctlSource *source = rctl_source(op, host);
 	TimestampTz last_seen = GetCurrentTimestamp();
 	MemoryContext loop;
@@ -722,6 +754,6 @@ rctl_standby_catch_up(RctlOp *op, RctlHost *host)
 	MemoryContextDelete(loop);
 
 	/* It can be promoted only if we can log in. */
-	rctl_standby_connect(op, host, op->replica, 10000);
+	rctl_standby_connect(op, op->replica, 10000);
 	make_synchronous(op);
 }

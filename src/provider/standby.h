@@ -3,8 +3,9 @@
  * standby.h
  *	  The life of a physical standby that is a directory on a host.
  *
- * Providers whose replicas are plain PostgreSQL servers share these steps;
- * they differ in the host (host.h) on which the steps act.
+ * Providers whose replicas are plain PostgreSQL servers share these steps,
+ * and list them in their plans as they are; they differ in the host (host.h)
+ * on which the steps act, and which the steps get from RctlProvider.host.
  *
  *	  standby.c			create: preflight, slot, copy, configure, start, catch_up
  *	  standby_config.c	the replica's configuration files; the option "settings"
@@ -56,62 +57,65 @@ typedef struct RctlRows
 /* Statements on replicas and sources are small. */
 #define RCTL_STATEMENT_TIMEOUT 30000
 
+/* The host of an operation's replica: provider->host(op). */
+extern RctlHost *rctl_standby_host(RctlOp *op);
+
 /* ---- create: standby.c ---- */
 
 /*
  * Preflight: what RctlProvider.create_checks consists of, in this order, as
  * later ones need facts that earlier ones have set.
  */
-extern void rctl_standby_check_upstream(RctlOp *op, RctlHost *host);	/* and chooses names */
-extern void rctl_standby_check_programs(RctlOp *op, RctlHost *host);
-extern void rctl_standby_check_place(RctlOp *op, RctlHost *host);
-extern void rctl_standby_check_tablespaces(RctlOp *op, RctlHost *host);
-extern void rctl_standby_check_source(RctlOp *op, RctlHost *host);
-extern void rctl_standby_check_space(RctlOp *op, RctlHost *host);
-extern void rctl_standby_check_login(RctlOp *op, RctlHost *host);
-extern void rctl_standby_check_port(RctlOp *op, RctlHost *host);
+extern void rctl_standby_check_upstream(RctlOp *op);	/* and chooses names */
+extern void rctl_standby_check_programs(RctlOp *op);
+extern void rctl_standby_check_place(RctlOp *op);
+extern void rctl_standby_check_tablespaces(RctlOp *op);
+extern void rctl_standby_check_source(RctlOp *op);
+extern void rctl_standby_check_space(RctlOp *op);
+extern void rctl_standby_check_login(RctlOp *op);
+extern void rctl_standby_check_port(RctlOp *op);
 
-extern void rctl_standby_slot(RctlOp *op, RctlHost *host);
-extern void rctl_standby_copy(RctlOp *op, RctlHost *host);
-extern void rctl_standby_configure(RctlOp *op, RctlHost *host);
-extern void rctl_standby_start(RctlOp *op, RctlHost *host);
-extern void rctl_standby_catch_up(RctlOp *op, RctlHost *host);
+/* The first step: runs RctlProvider.create_checks. */
+extern void rctl_standby_preflight(RctlOp *op);
+
+extern void rctl_standby_slot(RctlOp *op);
+extern void rctl_standby_copy(RctlOp *op);
+extern void rctl_standby_configure(RctlOp *op);
+extern void rctl_standby_start(RctlOp *op);
+extern void rctl_standby_catch_up(RctlOp *op);
 
 /* ---- drop and attach: standby_manage.c ---- */
-extern void rctl_standby_drop_check(RctlOp *op, RctlHost *host);
-extern void rctl_standby_drop_unsync(RctlOp *op, RctlHost *host);
-extern void rctl_standby_drop_stop(RctlOp *op, RctlHost *host);
-extern void rctl_standby_drop_directory(RctlOp *op, RctlHost *host);
-extern void rctl_standby_drop_slot(RctlOp *op, RctlHost *host);
+extern const RctlStep rctl_standby_drop_checks[];
+extern const RctlStep rctl_standby_drop_steps[];
 
 /* RctlProvider.release */
-extern void rctl_standby_release(RctlOp *op, RctlHost *host);
+extern void rctl_standby_release(RctlOp *op);
 
-extern void rctl_standby_attach_inspect(RctlOp *op, RctlHost *host);
-extern void rctl_standby_attach_slot(RctlOp *op, RctlHost *host);
+extern void rctl_standby_attach_inspect(RctlOp *op);
+extern void rctl_standby_attach_slot(RctlOp *op);
 
 /* RctlProvider.cleanup */
-extern void rctl_standby_cleanup(RctlOp *op, RctlHost *host, const RctlCleanup *record);
+extern void rctl_standby_cleanup(RctlOp *op, const RctlCleanup *record);
 
 /* Whether a replica that was made to the end is no standby any more. */
 extern bool rctl_standby_was_promoted(RctlOp *op, RctlHost *host);
 
-/* Starts the server of a replica if it does not run. */
-extern void rctl_standby_start_server(RctlOp *op, RctlHost *host, RctlReplica *replica);
+/* RctlProvider.start */
+extern void rctl_standby_start_server(RctlOp *op, RctlReplica *replica);
 
 /* Stops the server of a data directory: fast, then immediately. Fine if none runs. */
 extern void rctl_standby_stop_server(RctlOp *op, RctlHost *host, const char *directory);
 
 /* ---- repair: standby_repair.c ---- */
-extern void rctl_standby_repair_examine(RctlOp *op, RctlHost *host);
-extern void rctl_standby_repair_slot(RctlOp *op, RctlHost *host);
-extern void rctl_standby_repair_start(RctlOp *op, RctlHost *host);
-extern void rctl_standby_repair_probe(RctlOp *op, RctlHost *host);
-extern void rctl_standby_repair_aside(RctlOp *op, RctlHost *host);
-extern void rctl_standby_repair_copy(RctlOp *op, RctlHost *host);
-extern void rctl_standby_repair_configure(RctlOp *op, RctlHost *host);
-extern void rctl_standby_repair_restart(RctlOp *op, RctlHost *host);
-extern void rctl_standby_repair_discard(RctlOp *op, RctlHost *host);
+extern void rctl_standby_repair_examine(RctlOp *op);
+extern void rctl_standby_repair_slot(RctlOp *op);
+extern void rctl_standby_repair_start(RctlOp *op);
+extern void rctl_standby_repair_probe(RctlOp *op);
+extern void rctl_standby_repair_aside(RctlOp *op);
+extern void rctl_standby_repair_copy(RctlOp *op);
+extern void rctl_standby_repair_configure(RctlOp *op);
+extern void rctl_standby_repair_restart(RctlOp *op);
+extern void rctl_standby_repair_discard(RctlOp *op);
 
 /* Moves a directory back to its place. */
 extern void rctl_standby_restore_aside(RctlHost *host, const char *path, const char *aside);
@@ -191,7 +195,7 @@ extern char *rctl_source_conninfo(RctlSource *source, const char *application_na
 extern char *rctl_pass_file_content(RctlOp *op);
 
 /* RctlProvider.connect */
-extern PGconn *rctl_standby_connect(RctlOp *op, RctlHost *host, RctlReplica *replica, long timeout_ms);
+extern PGconn *rctl_standby_connect(RctlOp *op, RctlReplica *replica, long timeout_ms);
 
 /* RctlProvider.conninfo */
 extern char *rctl_standby_conninfo(const RctlReplica *replica, const RctlMap *mapping);

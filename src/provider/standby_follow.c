@@ -51,7 +51,7 @@ rctl_standby_follow(RctlOp *op, RctlHost *host, RctlReplica *replica, RctlReplic
 {
 	RctlOp	   *view = view_of(op, replica);
 	RctlSource	source = {.op = view, .host = host, .upstream = upstream};
-	PGconn	   *conn = rctl_standby_connect(view, host, replica, LOGIN_TIMEOUT);
+	PGconn	   *conn = rctl_standby_connect(view, replica, LOGIN_TIMEOUT);
 	const char *conninfo;
 	const char *slot = rctl_map_get_default(replica->facts, "slot", "");
 
@@ -124,7 +124,7 @@ rctl_standby_rejoin(RctlOp *op, RctlHost *host, RctlReplica *primary, RctlReplic
 	 * primary.
 	 */
 	rctl_source_find_login(&source);
-	rctl_pg_close(rctl_standby_connect(view, host, primary, LOGIN_TIMEOUT));
+	rctl_pg_close(rctl_standby_connect(view, primary, LOGIN_TIMEOUT));
 
 	rejoin->pass_file_content = rctl_pass_file_content(view);
 	if (rejoin->pass_file_content == NULL)

@@ -39,8 +39,9 @@ is_true(const RctlMap *map, const char *key)
  */
 
 void
-rctl_standby_start_server(RctlOp *op, RctlHost *host, RctlReplica *replica)
+rctl_standby_start_server(RctlOp *op, RctlReplica *replica)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	const char *directory = rctl_map_get(replica->facts, "data_directory");
 	char	   *warning;
 
@@ -159,9 +160,10 @@ take_over_directories(RctlOp *op, RctlHost *host)
 		rctl_standby_mark_directory(op, host, lfirst(cell));
 }
 
-void
-rctl_standby_drop_check(RctlOp *op, RctlHost *host)
+static void
+drop_check(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	RctlReplica *replica = op->replica;
 	const char *name = quote_literal_cstr(replica->name);
 	bool		force = is_true(op->arguments, "force");
@@ -196,8 +198,8 @@ rctl_standby_drop_check(RctlOp *op, RctlHost *host)
 		take_over_directories(op, host);
 }
 
-void
-rctl_standby_drop_unsync(RctlOp *op, RctlHost *host)
+static void
+drop_unsync(RctlOp *op)
 {
 	const char *name = rctl_map_get(op->replica->facts, "application_name");
 
@@ -207,18 +209,20 @@ rctl_standby_drop_unsync(RctlOp *op, RctlHost *host)
 	rctl_map_set(op->replica->facts, "synchronous", NULL);
 }
 
-void
-rctl_standby_drop_stop(RctlOp *op, RctlHost *host)
+static void
+drop_stop(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	const char *directory = rctl_map_get(op->replica->facts, "data_directory");
 
 	if (directory)
 		rctl_standby_stop_server(op, host, directory);
 }
 
-void
-rctl_standby_drop_directory(RctlOp *op, RctlHost *host)
+static void
+drop_directory(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	const RctlMap *facts = op->replica->facts;
 	List	   *directories;
 
@@ -262,9 +266,10 @@ drop_slot(RctlOp *op, RctlHost *host, const char *name, const char *upstream, bo
 	rctl_source_drop_slot(&source, name);
 }
 
-void
-rctl_standby_drop_slot(RctlOp *op, RctlHost *host)
+static void
+drop_own_slot(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	RctlMap    *facts = op->replica->facts;
 	const char *slot = rctl_map_get(facts, "slot");
 
@@ -274,6 +279,20 @@ rctl_standby_drop_slot(RctlOp *op, RctlHost *host)
 	drop_slot(op, host, slot, rctl_map_get(facts, "upstream"), is_true(op->arguments, "force"));
 	rctl_map_set(facts, "slot", NULL);
 }
+
+const RctlStep rctl_standby_drop_checks[] = {
+	{"deletion", drop_check, "nothing depends on it, and its data are ours to delete"},
+	{NULL}
+};
+
+const RctlStep rctl_standby_drop_steps[] = {
+	{"check", drop_check, "check that nobody depends on it"},
+	{"unsync", drop_unsync, "take it out of synchronous_standby_names"},
+	{"stop", drop_stop, "stop the replica's server", .point_of_no_return = true},
+	{"directory", drop_directory, "delete its directories"},
+	{"slot", drop_own_slot, "drop its replication slot"},
+	{NULL}
+};
 
 static void
 reset_slot_name(PGconn *conn)
@@ -288,7 +307,7 @@ reset_slot_name(PGconn *conn)
  * attached keeps it.
  */
 void
-rctl_standby_release(RctlOp *op, RctlHost *host)
+rctl_standby_release(RctlOp *op)
 {
 	RctlMap    *facts = op->replica->facts;
 	const char *slot = rctl_map_get(facts, "slot");
@@ -296,7 +315,7 @@ rctl_standby_release(RctlOp *op, RctlHost *host)
 	char	   *reason;
 	char	   *named;
 
-	rctl_standby_drop_unsync(op, host);
+	drop_unsync(op);
 	if (op->kind != RCTL_OP_DETACH || slot == NULL)
 		return;
 	if (is_true(facts, "slot_found"))
@@ -326,8 +345,9 @@ rctl_standby_release(RctlOp *op, RctlHost *host)
  */
 
 void
-rctl_standby_cleanup(RctlOp *op, RctlHost *host, const RctlCleanup *record)
+rctl_standby_cleanup(RctlOp *op, const RctlCleanup *record)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	const RctlMap *object = record->object;
 	const char *path = rctl_map_get(object, "path");
 	const char *name = rctl_map_get(object, "name");
@@ -345,7 +365,7 @@ rctl_standby_cleanup(RctlOp *op, RctlHost *host, const RctlCleanup *record)
 	else if (strcmp(record->type, "aside") == 0)
 		rctl_standby_restore_aside(host, path, rctl_map_get(object, "to"));
 	else if (strcmp(record->type, "slot_name") == 0)
-		reset_slot_name(rctl_standby_connect(op, host, op->replica, 10000));
+		reset_slot_name(rctl_standby_connect(op, op->replica, 10000));
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -475,8 +495,9 @@ ask_standby(RctlOp *op, RctlHost *host, PGconn *conn)
 }
 
 void
-rctl_standby_attach_inspect(RctlOp *op, RctlHost *host)
+rctl_standby_attach_inspect(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	RctlMap    *facts = op->replica->facts;
 	RctlSource *source;
 	const char *name;
@@ -484,7 +505,7 @@ rctl_standby_attach_inspect(RctlOp *op, RctlHost *host)
 
 	rctl_op_progress(op, "looking at the standby", 0, 0);
 	locate(op, host);
-	ask_standby(op, host, rctl_standby_connect(op, host, op->replica, 10000));
+	ask_standby(op, host, rctl_standby_connect(op, op->replica, 10000));
 
 	source = rctl_source(op, host);
 	name = rctl_map_get(facts, "application_name");
@@ -502,8 +523,9 @@ rctl_standby_attach_inspect(RctlOp *op, RctlHost *host)
 
 /* The slot that the standby uses; one is made for it if it has none. */
 void
-rctl_standby_attach_slot(RctlOp *op, RctlHost *host)
+rctl_standby_attach_slot(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	RctlMap    *facts = op->replica->facts;
 	RctlSource *source = rctl_source(op, host);
 	const char *used = rctl_map_get_default(op->state, "primary_slot_name", "");
@@ -541,7 +563,7 @@ rctl_standby_attach_slot(RctlOp *op, RctlHost *host)
 				 errhint("Name another with the option slot, or leave it out.")));
 
 	rctl_op_cleanup_add(op, "slot_name", rctl_map_make(), false);
-	conn = rctl_standby_connect(op, host, op->replica, 10000);
+	conn = rctl_standby_connect(op, op->replica, 10000);
 	rctl_pg_exec(conn, RCTL_STATEMENT_TIMEOUT,
 				 psprintf("ALTER SYSTEM SET primary_slot_name = %s", quote_literal_cstr(slot)), 0, NULL);
 	rctl_pg_exec(conn, RCTL_STATEMENT_TIMEOUT, "SELECT pg_catalog.pg_reload_conf()", 0, NULL);

@@ -62,8 +62,9 @@ need_clone(RctlOp *op, const char *reason)
  */
 
 void
-rctl_standby_repair_examine(RctlOp *op, RctlHost *host)
+rctl_standby_repair_examine(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	RctlMap    *facts = op->replica->facts;
 	const char *directory = rctl_map_get(facts, "data_directory");
 	RctlSource *source = rctl_source(op, host);
@@ -96,8 +97,9 @@ rctl_standby_repair_examine(RctlOp *op, RctlHost *host)
 
 /* Makes the slot if it is missing; one that has lost its WAL is made anew for a new copy. */
 void
-rctl_standby_repair_slot(RctlOp *op, RctlHost *host)
+rctl_standby_repair_slot(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	const char *name = rctl_map_get(op->replica->facts, "slot");
 	RctlSource *source = rctl_source(op, host);
 	RctlMap    *object;
@@ -118,8 +120,9 @@ rctl_standby_repair_slot(RctlOp *op, RctlHost *host)
 }
 
 void
-rctl_standby_repair_start(RctlOp *op, RctlHost *host)
+rctl_standby_repair_start(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	const RctlMap *facts = op->replica->facts;
 	const char *directory = rctl_map_get(facts, "data_directory");
 	RctlProcessResult *result;
@@ -201,8 +204,9 @@ correct_conninfo(RctlOp *op, RctlSource *source, PGconn *conn)
 
 /* Waits until the replica streams, or it is clear that it cannot. */
 void
-rctl_standby_repair_probe(RctlOp *op, RctlHost *host)
+rctl_standby_repair_probe(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	const char *directory = rctl_map_get(op->replica->facts, "data_directory");
 	const char *name = rctl_map_get(op->replica->facts, "application_name");
 	RctlSource *source = rctl_source(op, host);
@@ -217,7 +221,7 @@ rctl_standby_repair_probe(RctlOp *op, RctlHost *host)
 								 * to wait */
 	else
 	{
-		conn = rctl_standby_connect(op, host, op->replica, 10000);
+		conn = rctl_standby_connect(op, op->replica, 10000);
 		correct_conninfo(op, source, conn);
 	}
 	for (;;)
@@ -335,8 +339,9 @@ resync_instead(RctlOp *op, RctlHost *host)
 }
 
 void
-rctl_standby_repair_aside(RctlOp *op, RctlHost *host)
+rctl_standby_repair_aside(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	RctlMap    *facts = op->replica->facts;
 	const char *directory = rctl_map_get(facts, "data_directory");
 	ListCell   *cell;
@@ -353,34 +358,37 @@ rctl_standby_repair_aside(RctlOp *op, RctlHost *host)
 }
 
 void
-rctl_standby_repair_copy(RctlOp *op, RctlHost *host)
+rctl_standby_repair_copy(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
+
 	if (!cloning(op))
 		return;
-	rctl_standby_repair_slot(op, host);
+	rctl_standby_repair_slot(op);
 	if (is_true(op->state, "resync"))
 		rctl_resync(op, host, rctl_source(op, host));
 	else
-		rctl_standby_copy(op, host);
+		rctl_standby_copy(op);
 }
 
 void
-rctl_standby_repair_configure(RctlOp *op, RctlHost *host)
+rctl_standby_repair_configure(RctlOp *op)
 {
 	if (cloning(op))
-		rctl_standby_configure(op, host);
+		rctl_standby_configure(op);
 }
 
 void
-rctl_standby_repair_restart(RctlOp *op, RctlHost *host)
+rctl_standby_repair_restart(RctlOp *op)
 {
 	if (cloning(op))
-		rctl_standby_start(op, host);
+		rctl_standby_start(op);
 }
 
 void
-rctl_standby_repair_discard(RctlOp *op, RctlHost *host)
+rctl_standby_repair_discard(RctlOp *op)
 {
+	RctlHost   *host = rctl_standby_host(op);
 	ListCell   *cell;
 
 	if (!cloning(op))

@@ -173,8 +173,7 @@ rctl_source_query(RctlSource *source, const char *sql, int nargs, const char *co
 	if (source->upstream == NULL)
 		return rctl_own_rows(source->op, sql, nargs, args);
 	if (source->conn == NULL)
-		source->conn = rctl_standby_connect(source->op, source->host, source->upstream,
-											LOGIN_TIMEOUT);
+		source->conn = rctl_standby_connect(source->op, source->upstream, LOGIN_TIMEOUT);
 	return rctl_conn_rows(source->conn, sql, nargs, args);
 }
 
@@ -641,7 +640,7 @@ rctl_source_login(RctlSource *source, long timeout_ms)
 	if (source->upstream)
 	{
 		if (source->conn == NULL)
-			source->conn = rctl_standby_connect(source->op, source->host, source->upstream, timeout_ms);
+			source->conn = rctl_standby_connect(source->op, source->upstream, timeout_ms);
 		return source->conn;
 	}
 	search.endpoints = source_endpoints(source);
@@ -703,7 +702,7 @@ search_replica(Search *search, RctlOp *op, RctlReplica *replica, long timeout_ms
 }
 
 PGconn *
-rctl_standby_connect(RctlOp *op, RctlHost *host, RctlReplica *replica, long timeout_ms)
+rctl_standby_connect(RctlOp *op, RctlReplica *replica, long timeout_ms)
 {
 	RctlMap    *facts = replica->facts;
 	Search		search;
