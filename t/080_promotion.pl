@@ -196,8 +196,9 @@ SKIP:
 	}
 }
 
-# ---- drill
+# ---- drill, asked for before the replica has come back after a restart
 
+$primary->restart;
 $primary->safe_psql('postgres', "SELECT replica_drill('$r')");
 is($primary->safe_psql('postgres', "SELECT replica_wait('$r')"), 'succeeded', 'a drill succeeds');
 is(fence_phase(), 'down', 'and lifts the fence');

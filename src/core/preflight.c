@@ -52,6 +52,10 @@
 #define MEASURE_BYTES (1024 * 1024)
 #define MEASURE_MS 300
 
+/* Standbys try to connect every wal_retrieve_retry_interval: 5 s by default. */
+#define RECONNECT_MS 10000
+#define RECONNECT_POLL_MS 200
+
 /* When the replica, or the provider's check, must have answered; 0: none is asked. */
 static TimestampTz answer_deadline = 0;
 static long answer_limit = 0;
@@ -870,35 +874,64 @@ write_warnings(RctlPreflight *p)
 					  count, p->op->replica->name, first);
 }
 
-void
-rctl_preflight_require(RctlOp *op)
+static RctlFinding *
+first_blocked(const RctlPreflight *p)
 {
-	RctlPreflight *p = make_preflight(op);
 	ListCell   *lc;
-
-	PG_TRY();
-	{
-		outer_check = rctl_wait_check;
-		rctl_wait_check = check_answer;
-		check_takeover(p);
-	}
-	PG_FINALLY();
-	{
-		answer_deadline = 0;
-		rctl_wait_check = outer_check;
-	}
-	PG_END_TRY();
 
 	foreach(lc, p->findings)
 	{
 		RctlFinding *finding = lfirst(lc);
 
 		if (finding->verdict == RCTL_VERDICT_BLOCKED)
-			ereport(ERROR,
-					(errcode(finding->sqlerrcode),
-					 errmsg("%s", finding->message),
-					 finding->detail ? errdetail("%s", finding->detail) : 0,
-					 finding->hint ? errhint("%s", finding->hint) : 0));
+			return finding;
 	}
+	return NULL;
+}
+
+/*
+ * After a restart of this server its standbys come back by themselves: a call
+ * that comes at once waits for that, rather than fails.
+ */
+static bool
+is_reconnecting(const RctlFinding *finding)
+{
+	return finding && strcmp(finding->name, "streaming") == 0 &&
+		!TimestampDifferenceExceeds(PgStartTime, GetCurrentTimestamp(), RECONNECT_MS);
+}
+
+void
+rctl_preflight_require(RctlOp *op)
+{
+	RctlPreflight *p;
+	RctlFinding *blocked;
+
+	for (;;)
+	{
+		p = make_preflight(op);
+		PG_TRY();
+		{
+			outer_check = rctl_wait_check;
+			rctl_wait_check = check_answer;
+			check_takeover(p);
+		}
+		PG_FINALLY();
+		{
+			answer_deadline = 0;
+			rctl_wait_check = outer_check;
+		}
+		PG_END_TRY();
+		blocked = first_blocked(p);
+		if (!is_reconnecting(blocked))
+			break;
+		rctl_op_progress(op, "this server was restarted; waiting until the replica connects", 0, 0);
+		rctl_sleep(RECONNECT_POLL_MS);
+	}
+	if (blocked)
+		ereport(ERROR,
+				(errcode(blocked->sqlerrcode),
+				 errmsg("%s", blocked->message),
+				 blocked->detail ? errdetail("%s", blocked->detail) : 0,
+				 blocked->hint ? errhint("%s", blocked->hint) : 0));
 	write_warnings(p);
 }

@@ -56,7 +56,8 @@ extern List *rctl_preflight_unknown(const char *name);
 
 /*
  * In a step, with no transaction open: raises the first blocked check as an
- * error; else writes the warnings, if there are any, as one event.
+ * error; else writes the warnings, if there are any, as one event.  Waits for
+ * a replica that may be reconnecting after a restart of this server.
  */
 extern void rctl_preflight_require(RctlOp *op);
 

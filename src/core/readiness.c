@@ -557,6 +557,10 @@ append_off(StringInfo differences, const RctlMap *ours, const RctlMap *theirs)
 		if (strcmp(get(theirs, switches[i]), "off") == 0 && strcmp(get(ours, switches[i]), "off") != 0)
 			append_name(differences, psprintf("%s off instead of %s", switches[i], get(ours, switches[i])));
 	}
+	/* pg_rewind, for the way back of a switchover */
+	if (!DataChecksumsEnabled() && strcmp(get(theirs, "wal_log_hints"), "off") == 0 &&
+		strcmp(get(ours, "wal_log_hints"), "on") == 0)
+		append_name(differences, "wal_log_hints off instead of on");
 	for (int i = 0; i < lengthof(levels) && strcmp(levels[i], get(ours, "wal_level")) != 0; i++)
 	{
 		if (strcmp(levels[i], get(theirs, "wal_level")) == 0)
