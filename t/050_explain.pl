@@ -12,7 +12,7 @@ use Test::More;
 use ReplicaCtl;
 use Time::HiRes qw(sleep time);
 
-my $primary = new_primary('main',
+my $primary = new_primary('main', checksums => 0,
 	conf => "max_prepared_transactions = 5\nwal_level = logical\nautovacuum = off\nwal_log_hints = off\n");
 
 sub sql { return $primary->safe_psql('postgres', $_[0]); }

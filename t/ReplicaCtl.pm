@@ -75,16 +75,17 @@ alarm($limit);
 #   conf       => text appended to postgresql.conf, after ours
 #   hba        => text that replaces pg_hba.conf
 #   initdb     => [more arguments of initdb]
+#   checksums  => 0: none, whatever is initdb's default (on from PostgreSQL 18)
 #   extension  => 0: do not create the extension
 #   start      => 0: do not start it (nor create the extension)
 sub new_primary
 {
 	my ($name, %options) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
+	my @initdb = ('--encoding=UTF8', '--locale=C', @{ $options{initdb} // [] });
 
-	$node->init(
-		allows_streaming => 1,
-		extra => [ '--encoding=UTF8', '--locale=C', @{ $options{initdb} // [] } ]);
+	push @initdb, '--no-data-checksums' if !($options{checksums} // 1) && $node->pg_version >= 18;
+	$node->init(allows_streaming => 1, extra => \@initdb);
 	$node->append_conf('postgresql.conf', join("\n",
 		"shared_preload_libraries = 'replica_ctl'",
 		"replica_ctl.database = 'postgres'",
