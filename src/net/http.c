@@ -75,6 +75,7 @@ struct RctlTransfer
 	size_t		head_size;
 	bool		too_large;
 	bool		no_memory;
+	bool		sent;			/* connected, libcurl goes on to send */
 
 	int64		started;
 	int64		deadline;
@@ -161,6 +162,20 @@ write_header(char *bytes, size_t size, size_t count, void *arg)
 		transfer->head_length = 0;
 	return append(transfer, &transfer->head, &transfer->head_length, &transfer->head_size,
 				  bytes, size * count, MAX_HEAD) ? size * count : 0;
+}
+
+/*
+ * Called just before the request is sent.  The times that libcurl gives when
+ * asked afterwards are no substitute: newer versions fill in those of phases
+ * that were never reached.
+ */
+static int
+before_request(void *arg, char *to, char *from, int to_port, int from_port)
+{
+	RctlTransfer *transfer = arg;
+
+	transfer->sent = true;
+	return CURL_PREREQFUNC_OK;
 }
 
 static curl_socket_t
@@ -607,6 +622,8 @@ set_callbacks(CURL *easy, RctlTransfer *transfer)
 	SET(CURLOPT_WRITEDATA, transfer);
 	SET(CURLOPT_HEADERFUNCTION, write_header);
 	SET(CURLOPT_HEADERDATA, transfer);
+	SET(CURLOPT_PREREQFUNCTION, before_request);
+	SET(CURLOPT_PREREQDATA, transfer);
 	SET(CURLOPT_OPENSOCKETFUNCTION, open_socket);
 	SET(CURLOPT_OPENSOCKETDATA, transfer);
 	SET(CURLOPT_CLOSESOCKETFUNCTION, close_socket);
@@ -859,7 +876,6 @@ RctlHttpResponse *
 rctl_transfer_finish(RctlTransfer *transfer)
 {
 	RctlHttpResponse *response = palloc0(sizeof(RctlHttpResponse));
-	curl_off_t	ready = 0;
 	long		status = 0;
 
 	response->elapsed_ms = (rctl_http_now() - transfer->started) / 1000;
@@ -873,9 +889,8 @@ rctl_transfer_finish(RctlTransfer *transfer)
 		return response;
 	}
 
-	curl_easy_getinfo(transfer->easy, CURLINFO_PRETRANSFER_TIME_T, &ready);
 	curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &status);
-	response->sent = ready > 0;
+	response->sent = transfer->sent;
 	take_headers(transfer, response);
 	take_meaning(response);
 	if (transfer->result != CURLE_OK)
