@@ -51,7 +51,7 @@ sub start_program
 }
 
 # (exit code, answer, error)
-sub ask
+sub libpq
 {
 	my ($conninfo, $sql) = @_;
 	my ($out, $err) = ('', '');
@@ -70,7 +70,7 @@ sub leads_to
 	eval {
 		wait_until(
 			sub {
-				($rc, $out, $err) = ask($conninfo, 'SHOW port');
+				($rc, $out, $err) = libpq($conninfo, 'SHOW port');
 				return $expected eq '' ? $rc != 0 : $out eq $expected;
 			}, $what, 15);
 	};
@@ -105,14 +105,14 @@ SKIP:
 
 # ---- the fence
 
-is((ask("$hosts target_session_attrs=read-write", 'SHOW port'))[1], $old, 'libpq: writes go to the primary');
-is((ask("$hosts target_session_attrs=prefer-standby", 'SHOW port'))[1], $port, 'libpq: reads go to the standby');
+is((libpq("$hosts target_session_attrs=read-write", 'SHOW port'))[1], $old, 'libpq: writes go to the primary');
+is((libpq("$hosts target_session_attrs=prefer-standby", 'SHOW port'))[1], $port, 'libpq: reads go to the standby');
 $primary->safe_psql('postgres', q{SELECT replica_fence('test')});
-like((ask("$hosts target_session_attrs=read-write", 'SHOW port'))[2], qr/session is read-only.*(in hot standby|read-only)/s,
+like((libpq("$hosts target_session_attrs=read-write", 'SHOW port'))[2], qr/session is read-only.*(in hot standby|read-only)/s,
 	'libpq: nobody takes writes while the primary is fenced');
 leads_to("host=127.0.0.1 port=$write", '', 'HAProxy: nor here') if have('haproxy');
 $primary->safe_psql('postgres', 'SELECT replica_unfence()');
-is((ask("$hosts target_session_attrs=read-write", 'SHOW port'))[1], $old, 'libpq: the primary takes them again');
+is((libpq("$hosts target_session_attrs=read-write", 'SHOW port'))[1], $old, 'libpq: the primary takes them again');
 leads_to("host=127.0.0.1 port=$write", $old, 'HAProxy: and here') if have('haproxy');
 
 # ---- PgBouncer: no client sees an error
@@ -167,7 +167,7 @@ SKIP:
 	}
 	is(scalar keys %last, 4, 'four clients wrote');
 	is_deeply([ keys %missing ], [], 'no client has seen an error');
-	my $query = sub { return (ask("host=127.0.0.1 port=$port", $_[0]))[1] };
+	my $query = sub { return (libpq("host=127.0.0.1 port=$port", $_[0]))[1] };
 	is_deeply([ $writers->lost($query) ], [], 'and no acknowledged commit is lost');
 	my $there = $query->('SELECT count(*) FROM acked');
 	my $here = $primary->safe_psql('postgres', 'SELECT count(*) FROM acked');
@@ -184,7 +184,7 @@ unless ($promoted)
 	$primary->safe_psql('postgres', q{SELECT replica_promote('r1')});
 	$primary->safe_psql('postgres', q{SELECT replica_wait('r1')});
 }
-is((ask("$hosts target_session_attrs=read-write", 'SHOW port'))[1], $port, 'libpq: writes go to the new primary');
+is((libpq("$hosts target_session_attrs=read-write", 'SHOW port'))[1], $port, 'libpq: writes go to the new primary');
 leads_to("host=127.0.0.1 port=$write", $port, 'HAProxy: and here') if have('haproxy');
 
 kill 'TERM', @children;

@@ -14,11 +14,11 @@ my @databases = qw(postgres latin1 eucjp ascii);
 $node->safe_psql('postgres', "CREATE DATABASE $_->[0] TEMPLATE template0 ENCODING '$_->[1]' LC_COLLATE 'C' LC_CTYPE 'C'")
   for ([ 'latin1', 'LATIN1' ], [ 'eucjp', 'EUC_JP' ], [ 'ascii', 'SQL_ASCII' ]);
 $node->safe_psql($_, q{
-	CREATE FUNCTION json(bytea, text) RETURNS text AS '$libdir/replica_ctl', 'rctl_test_json' LANGUAGE C STRICT;
-	CREATE FUNCTION xml(bytea, text, text) RETURNS text AS '$libdir/replica_ctl', 'rctl_test_xml' LANGUAGE C STRICT;
+	CREATE FUNCTION read_json(bytea, text) RETURNS text AS '$libdir/replica_ctl', 'rctl_test_json' LANGUAGE C STRICT;
+	CREATE FUNCTION read_xml(bytea, text, text) RETURNS text AS '$libdir/replica_ctl', 'rctl_test_xml' LANGUAGE C STRICT;
 }) for @databases;
 
-sub ask
+sub parsed
 {
 	my ($database, $function, $bytes, @more) = @_;
 	my $list = join ', ', map { "'$_'" } @more;
@@ -28,8 +28,8 @@ sub ask
 			$function, unpack('H*', $bytes), $list));
 }
 
-sub json_is { my ($bytes, $path, $expected, $name, $db) = @_; return is(ask($db // 'postgres', 'json', $bytes, $path), $expected, $name) }
-sub xml_is { my ($bytes, $path, $item, $expected, $name, $db) = @_; return is(ask($db // 'postgres', 'xml', $bytes, $path, $item), $expected, $name) }
+sub json_is { my ($bytes, $path, $expected, $name, $db) = @_; return is(parsed($db // 'postgres', 'read_json', $bytes, $path), $expected, $name) }
+sub xml_is { my ($bytes, $path, $item, $expected, $name, $db) = @_; return is(parsed($db // 'postgres', 'read_xml', $bytes, $path, $item), $expected, $name) }
 
 # ---- JSON ----
 
@@ -68,7 +68,7 @@ for my $db (@databases)
 	json_is('{"a": "\u00e9"}', 'a', $eacute{$db}, "an escaped one in $db", $db);
 	json_is("{\"a\": \"\xe2\x82\xac\"}", 'a', $euro{$db}, "one that may be missing in $db", $db);
 	json_is('{"a": "\u20ac"}', 'a', $euro{$db}, "the same, escaped, in $db", $db);
-	like(ask($db, 'json', '{"a": "\ud83d\ude00"}', 'a'), qr/^(\?|\\360\\237\\230\\200)$/, "an emoji in $db");
+	like(parsed($db, 'read_json', '{"a": "\ud83d\ude00"}', 'a'), qr/^(\?|\\360\\237\\230\\200)$/, "an emoji in $db");
 	json_is("{\"a\": \"\xff\"}", 'a', 'problem: it is not UTF-8 text', "invalid bytes in $db", $db);
 	xml_is("<r><a>\xc3\xa9</a></r>", '', 'a', "[$eacute{$db}]", "XML in $db", $db);
 	xml_is("<r><a>&#x20ac;</a></r>", '', 'a', "[$euro{$db}]", "a reference in XML in $db", $db);
@@ -97,7 +97,7 @@ for my $bad (
 		'a document type declaration', 'entities that grow' ],
 	[ '<!DOCTYPE html><html></html>', 'a document type declaration', 'any document type' ])
 {
-	like(ask('postgres', 'xml', $bad->[0], '', 'a'), qr/^problem: it (is|has) $bad->[1]$/, "refused: $bad->[2]");
+	like(parsed('postgres', 'read_xml', $bad->[0], '', 'a'), qr/^problem: it (is|has) $bad->[1]$/, "refused: $bad->[2]");
 }
 xml_is("<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?><r><a>\xe9</a></r>", '', 'a', '[\303\251]', 'another encoding');
 xml_is('<r>' . '<a>x</a>' x 50000 . '</r>', '', 'b', '', 'many elements');
@@ -105,7 +105,7 @@ xml_is('<r>' . '<a>x</a>' x 50000 . '</r>', '', 'b', '', 'many elements');
 # PostgreSQL's own XML in the same session
 is($node->safe_psql('postgres', q{
 	DO $$BEGIN PERFORM xmlparse(DOCUMENT '<a>'); EXCEPTION WHEN OTHERS THEN NULL; END$$;
-	SELECT xml('<r><a>1</a></r>', '', 'a') || (xpath('/b/text()', '<b>2</b>'))[1]::text || xml('<r><a>', '', 'a');
+	SELECT read_xml('<r><a>1</a></r>', '', 'a') || (xpath('/b/text()', '<b>2</b>'))[1]::text || read_xml('<r><a>', '', 'a');
 }), '[1]2problem: it is not XML', "PostgreSQL's own XML is not disturbed");
 unlike(slurp_file($node->logfile), qr/PANIC|signal 11|parser error|Extra content/, 'libxml2 says nothing by itself');
 
