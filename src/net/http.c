@@ -307,6 +307,10 @@ open_multi(void)
 	if (multi == NULL ||
 		curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, socket_changed) != CURLM_OK ||
 		curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, timer_changed) != CURLM_OK ||
+#if LIBCURL_VERSION_NUM >= 0x081400
+	/* Else its end waits for all names that are being looked up. */
+		curl_multi_setopt(multi, CURLMOPT_QUICK_EXIT, 1L) != CURLM_OK ||
+#endif
 		curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, MAX_KEPT) != CURLM_OK)
 	{
 		curl_multi_cleanup(multi);
