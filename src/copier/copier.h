@@ -19,6 +19,7 @@
  *	  tree.c				what is copied and what is left out
  *	  file.c				how one file is copied
  *	  compare.c				how one file is made equal to another
+ *	  cache.c				what stays in the page cache
  *	  check.c				data checksums
  *	  names.c				what the names of files tell
  *
@@ -49,6 +50,9 @@
 
 /* What O_DIRECT wants to be aligned to, whatever the disk. */
 #define RCTL_COPY_ALIGN 4096
+
+/* How far ahead of that the page cache is looked at. */
+#define RCTL_COPY_LOOK_AHEAD (16 * 1024 * 1024)
 
 /* A file of at least twice this is split into pieces of this. */
 #define RCTL_COPY_PIECE (64 * 1024 * 1024)
@@ -122,6 +126,7 @@ typedef struct RctlCopyFile
 
 	int			in;
 	int			out;
+	int			out_direct;		/* in a comparison, to read the target */
 	bool		direct;			/* out is O_DIRECT */
 	bool		sparse;
 	bool		fresh;			/* the target was made by us */
@@ -132,11 +137,21 @@ typedef struct RctlCopyFile
 	_Atomic int pieces;			/* that are not done */
 } RctlCopyFile;
 
+/* What of a file is in the page cache, from where it is read to some way ahead. */
+typedef struct RctlCopyCached
+{
+	off_t		size;			/* of the file */
+	off_t		until;			/* it is known up to there */
+	unsigned char pages[4 * RCTL_COPY_LOOK_AHEAD / RCTL_COPY_ALIGN];	/* a ring; lowest bit */
+} RctlCopyCached;
+
 /* What each worker has for itself. */
 typedef struct RctlCopyWorker
 {
 	char	   *buffer;			/* RCTL_COPY_CHUNK, aligned */
 	char	   *other;			/* the same, for the target's bytes */
+	RctlCopyCached source;
+	RctlCopyCached target;
 } RctlCopyWorker;
 
 /* replica_ctl_copy.c */
@@ -191,15 +206,21 @@ extern void rctl_copy_file(RctlCopyWorker *worker, RctlCopyFile *file, off_t off
 extern void rctl_copy_piece(RctlCopyWorker *worker, RctlCopyFile *file, off_t offset, off_t length);
 extern void rctl_copy_sync_file(RctlCopyWorker *worker, RctlCopyFile *file, off_t offset, off_t length);
 extern bool rctl_copy_open_source(RctlCopyFile *file);
-extern ssize_t rctl_copy_read(RctlCopyFile *file, char *buffer, size_t length, off_t offset);
+extern ssize_t rctl_copy_read(RctlCopyWorker *worker, RctlCopyFile *file, size_t length, off_t offset);
 extern void rctl_copy_write(RctlCopyFile *file, const char *buffer, size_t length, off_t offset);
 extern void rctl_copy_split(RctlCopyWorker *worker, RctlCopyWork work, RctlCopyFile *file);
 extern void rctl_copy_ended(RctlCopyFile *file, off_t offset);
-extern void rctl_copy_piece_done(RctlCopyFile *file);
+extern void rctl_copy_piece_done(RctlCopyWorker *worker, RctlCopyFile *file, off_t offset);
 extern void rctl_copy_free_file(RctlCopyFile *file);
 
 /* compare.c */
 extern void rctl_copy_compare_file(RctlCopyWorker *worker, RctlCopyFile *file, off_t offset, off_t length);
+
+/* cache.c */
+extern void rctl_copy_cache_begin(RctlCopyCached *cached, off_t size, off_t offset);
+extern double rctl_copy_cache_look(int fd, RctlCopyCached *cached, off_t offset, size_t length);
+extern void rctl_copy_cache_forget(int fd, RctlCopyCached *cached, off_t offset, size_t length);
+extern void rctl_copy_cache_end(int fd, RctlCopyCached *cached, off_t offset);
 
 /* check.c */
 

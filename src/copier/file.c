@@ -10,8 +10,7 @@
  * cache, and that is slower than what is done otherwise: read and write, the
  * writes past the page cache (O_DIRECT) for files that are not small.  So
  * they take a sixth of the processor time, and what the source keeps in the
- * page cache stays there.  What is read that was not in the page cache is
- * dropped from it again, for the same reason.
+ * page cache stays there (see also cache.c).
  *
  * A file changes while it is copied, see check.c; what is after the size
  * that it had when it was opened is left to WAL replay, and if it was cut
@@ -26,7 +25,6 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/statfs.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "copier/copier.h"
@@ -55,7 +53,10 @@ rctl_copy_open_source(RctlCopyFile *file)
 	file->end = st.st_size;
 	rctl_copy_counters.files++;
 
-	/* No read-ahead: it would bring in what we would then take for cached. */
+	/*
+	 * What is read at once is enough for a disk; the less goes through the
+	 * page cache.
+	 */
 	(void) posix_fadvise(file->in, 0, 0, POSIX_FADV_RANDOM);
 	if (file->size > 0)
 	{
@@ -66,42 +67,26 @@ rctl_copy_open_source(RctlCopyFile *file)
 	return true;
 }
 
-/*
- * Fills the buffer up to the end of the file.  What was not in the page cache
- * does not stay there.
- */
+/* Fills the worker's buffer, up to the end of the file. */
 ssize_t
-rctl_copy_read(RctlCopyFile *file, char *buffer, size_t length, off_t offset)
+rctl_copy_read(RctlCopyWorker *worker, RctlCopyFile *file, size_t length, off_t offset)
 {
 	size_t		got = 0;
-	bool		cached = true;
 
+	(void) rctl_copy_cache_look(file->in, &worker->source, offset, length);
 	while (got < length)
 	{
-		struct iovec part = {.iov_base = buffer + got, .iov_len = length - got};
-		ssize_t		n = preadv2(file->in, &part, 1, offset + got, cached ? RWF_NOWAIT : 0);
+		ssize_t		n = pread(file->in, worker->buffer + got, length - got, offset + got);
 
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (cached && n < 0)
-		{
-			/* The rest is on disk, or the file system cannot tell. */
-			cached = false;
-			continue;
-		}
 		if (n < 0)
 			rctl_copy_fail_errno("read", file->source);
 		if (n == 0)
-		{
-			if (!cached)
-				break;
-			cached = false;
-			continue;
-		}
-		if (!cached)
-			(void) posix_fadvise(file->in, offset + got, n, POSIX_FADV_DONTNEED);
+			break;
 		got += n;
 	}
+	rctl_copy_cache_forget(file->in, &worker->source, offset, length);
 	rctl_copy_counters.read += got;
 	return got;
 }
@@ -219,9 +204,10 @@ verify_target(RctlCopyWorker *worker, RctlCopyFile *file)
 {
 	if (rctl_copy_options.verify < RCTL_VERIFY_ON || !file->numbered)
 		return;
+	rctl_copy_cache_begin(&worker->source, file->size, 0);
 	for (off_t at = 0; at < file->size; at += RCTL_COPY_CHUNK)
 	{
-		ssize_t		got = rctl_copy_read(file, worker->buffer, RCTL_COPY_CHUNK, at);
+		ssize_t		got = rctl_copy_read(worker, file, RCTL_COPY_CHUNK, at);
 
 		if (got == 0)
 			break;
@@ -308,6 +294,7 @@ rctl_copy_piece(RctlCopyWorker *worker, RctlCopyFile *file, off_t offset, off_t 
 	off_t		end = offset + length;
 	size_t		chunk = rctl_copy_chunk();
 
+	rctl_copy_cache_begin(&worker->source, file->size, offset);
 	while (offset < end)
 	{
 		off_t		start = skip_hole(file, offset, end);
@@ -320,7 +307,7 @@ rctl_copy_piece(RctlCopyWorker *worker, RctlCopyFile *file, off_t offset, off_t 
 			break;
 		want = Min(chunk, end - offset);
 		rctl_copy_throttle(want);
-		got = rctl_copy_read(file, worker->buffer, want, offset);
+		got = rctl_copy_read(worker, file, want, offset);
 		if (got > 0)
 		{
 			rctl_copy_verify(file, worker->buffer, got, offset);
@@ -334,7 +321,7 @@ rctl_copy_piece(RctlCopyWorker *worker, RctlCopyFile *file, off_t offset, off_t 
 			break;
 		}
 	}
-	rctl_copy_piece_done(file);
+	rctl_copy_piece_done(worker, file, offset);
 }
 
 /* Gives all but the first piece to whoever is free, and does that. */
@@ -365,13 +352,14 @@ rctl_copy_free_file(RctlCopyFile *file)
 	free(file);
 }
 
-/* After the last piece: the size is right, and the file is closed. */
+/* A piece has been read up to there.  After the last one the size is right, and the file is closed. */
 void
-rctl_copy_piece_done(RctlCopyFile *file)
+rctl_copy_piece_done(RctlCopyWorker *worker, RctlCopyFile *file, off_t offset)
 {
 	off_t		end;
 	struct stat st;
 
+	rctl_copy_cache_end(file->in, &worker->source, offset);
 	if (--file->pieces > 0)
 		return;
 	end = file->end;
@@ -386,6 +374,8 @@ rctl_copy_piece_done(RctlCopyFile *file)
 	if (st.st_size != end && ftruncate(file->out, end) != 0)
 		rctl_copy_fail_errno("truncate", file->target);
 	close(file->in);
+	if (file->out_direct >= 0)
+		close(file->out_direct);
 	if (close(file->out) != 0)
 		rctl_copy_fail_errno("close", file->target);
 	rctl_copy_free_file(file);
@@ -405,6 +395,7 @@ rctl_copy_file(RctlCopyWorker *worker, RctlCopyFile *file, off_t offset, off_t l
 		rctl_copy_fail_errno("create", file->target);
 	if (fchmod(file->out, file->mode) != 0)
 		rctl_copy_fail_errno("set permissions of", file->target);
+	rctl_copy_cache_begin(&worker->source, file->size, 0);
 	if (file->size > 0 && (clone_file(file) || offload_file(file)))
 	{
 		verify_target(worker, file);
@@ -419,7 +410,7 @@ rctl_copy_file(RctlCopyWorker *worker, RctlCopyFile *file, off_t offset, off_t l
 			if (fstat(file->out, &st) == 0)
 				file->end = st.st_size;
 		}
-		rctl_copy_piece_done(file);
+		rctl_copy_piece_done(worker, file, file->size);
 		return;
 	}
 	if (file->size > 0)

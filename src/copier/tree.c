@@ -356,7 +356,7 @@ queue_file(const Place *place, const char *name, const char *source, const char 
 
 	file->source = rctl_copy_format("%s", source);
 	file->target = rctl_copy_format("%s", target);
-	file->in = file->out = -1;
+	file->in = file->out = file->out_direct = -1;
 	if (place->kind == DIR_DATABASE || place->kind == DIR_GLOBAL)
 		file->relation = file->numbered = rctl_copy_relation_name(name, &number, &init, &file->segment);
 	rctl_copy_queue(is_there(target, S_IFREG) ? rctl_copy_compare_file : rctl_copy_file, file);

@@ -81,10 +81,13 @@ without(void)
 }
 #endif
 
+/* A comparison waits for two reads at a time: more of them in flight. */
 static char *
-default_jobs(void)
+default_jobs(bool resync)
 {
-	return psprintf("%d", (int) Max(MIN_JOBS, Min(MAX_JOBS, sysconf(_SC_NPROCESSORS_ONLN))));
+	int			jobs = (int) Max(MIN_JOBS, Min(MAX_JOBS, sysconf(_SC_NPROCESSORS_ONLN)));
+
+	return psprintf("%d", resync ? 2 * jobs : jobs);
 }
 
 static const char *const *
@@ -101,7 +104,7 @@ arguments(RctlBackup *backup, const char *status_path)
 	if (backup->resync)
 		argv[n++] = "--resync";
 	argv[n++] = "--jobs";
-	argv[n++] = rctl_map_get_default(options, "jobs", default_jobs());
+	argv[n++] = rctl_map_get_default(options, "jobs", default_jobs(backup->resync));
 	if (rate)
 	{
 		argv[n++] = "--rate";

@@ -23,9 +23,13 @@
 #include "provider/clone.h"
 
 #define PROBE_MS 200
+#define PROBE_FIRST_MS 20
 
-/* How long a replica that runs may take to stream before we ask why. */
-#define PROBE_PATIENCE_MS 10000
+/*
+ * How long a replica that runs may take to stream before what seems to keep
+ * it from that counts: until it asks for WAL, it may find it by itself.
+ */
+#define PROBE_PATIENCE_MS 1000
 #define PROBE_DEADLINE_MS 60000
 
 static bool
@@ -148,15 +152,19 @@ rctl_standby_repair_start(RctlOp *op)
 /*
  * Why a replica that runs can never stream again; NULL if there is no such
  * reason.  Its next WAL must still be here, on a timeline that we share.
+ * asked: it has used up the WAL that it has, and has asked for more.
  */
 static char *
-hopeless(RctlOp *op, RctlSource *source, PGconn *conn)
+hopeless(RctlOp *op, RctlSource *source, PGconn *conn, bool *asked)
 {
 	RctlRows   *rows = rctl_conn_rows(conn,
 									  "SELECT greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()),"
-									  " (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())", 0, NULL);
+									  " (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()),"
+									  " pg_catalog.pg_last_wal_receive_lsn() IS NOT NULL"
+									  " AND current_setting('restore_command') = ''", 0, NULL);
 	const char *args[] = {rctl_cell(rows, 0, 0), rctl_cell(rows, 0, 1)};
 
+	*asked = rctl_cell(rows, 0, 2)[0] == 't';
 	if (args[0] == NULL || source->upstream)
 		return NULL;
 	rows = rctl_own_rows(op,
@@ -213,6 +221,7 @@ rctl_standby_repair_probe(RctlOp *op)
 	TimestampTz start = GetCurrentTimestamp();
 	PGconn	   *conn;
 	char	   *reason;
+	bool		asked = false;
 
 	if (cloning(op))
 		return;
@@ -226,6 +235,7 @@ rctl_standby_repair_probe(RctlOp *op)
 	}
 	for (;;)
 	{
+		bool		patient;
 		RctlRows   *rows = rctl_source_query(source,
 											 "SELECT state FROM pg_catalog.pg_stat_replication"
 											 " WHERE application_name = $1 AND state = 'streaming'", 1, &name);
@@ -238,8 +248,9 @@ rctl_standby_repair_probe(RctlOp *op)
 									rctl_standby_log_tail(host, directory)));
 			return;
 		}
-		reason = conn ? hopeless(op, source, conn) : NULL;
-		if (reason && TimestampDifferenceExceeds(start, GetCurrentTimestamp(), PROBE_PATIENCE_MS / 10))
+		patient = !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), PROBE_PATIENCE_MS);
+		reason = conn ? hopeless(op, source, conn, &asked) : NULL;
+		if (reason && (asked || !patient))
 		{
 			need_clone(op, reason);
 			return;
@@ -247,7 +258,7 @@ rctl_standby_repair_probe(RctlOp *op)
 		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), PROBE_DEADLINE_MS))
 			return;				/* catch_up says what is wrong */
 		rctl_op_progress(op, "waiting for it to stream", 0, 0);
-		rctl_sleep(PROBE_MS);
+		rctl_sleep(patient ? PROBE_FIRST_MS : PROBE_MS);
 	}
 }
 
