@@ -44,6 +44,7 @@
 #include "core/source_fence.h"
 #include "core/store.h"
 #include "net/http.h"
+#include "net/text.h"
 #include "net/wait.h"
 #include "primary/fence.h"
 #include "settings.h"
@@ -209,27 +210,19 @@ void
 rctl_op_event(RctlOp *op, const char *severity, const char *kind,
 			  const RctlMap *detail, const char *format,...)
 {
-	StringInfoData message;
-	int			needed;
+	char	   *message;
+	va_list		args;
 
 	if (op->dry_run)
 		return;
-	initStringInfo(&message);
-	do
-	{
-		va_list		args;
-
-		va_start(args, format);
-		needed = appendStringInfoVA(&message, format, args);
-		va_end(args);
-		if (needed > 0)
-			enlargeStringInfo(&message, needed);
-	} while (needed > 0);
+	va_start(args, format);
+	message = rctl_vpsprintf(format, args);
+	va_end(args);
 
 	if (rctl_store_lost())
 		return;
 	rctl_store_begin();
-	rctl_store_event(op->replica->name, op->id, severity, kind, message.data,
+	rctl_store_event(op->replica->name, op->id, severity, kind, message,
 					 detail ? rctl_map_to_json(detail) : NULL, op->requested_by);
 	rctl_store_commit();
 }

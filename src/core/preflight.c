@@ -37,6 +37,7 @@
 #include "core/rejoin.h"
 #include "core/source_fence.h"
 #include "net/pgconn.h"
+#include "net/text.h"
 #include "net/wait.h"
 #include "provider/standby.h"
 
@@ -239,30 +240,22 @@ void
 rctl_op_warn(RctlOp *op, const char *detail, const char *hint, const char *format,...)
 {
 	MemoryContext old = CurrentMemoryContext;
-	StringInfoData message;
-	int			needed;
+	char	   *message;
+	va_list		args;
 
 	/* Connections of a check do not outlive it, findings do. */
 	if (looking)
 		MemoryContextSwitchTo(GetMemoryChunkContext(looking));
-	initStringInfo(&message);
-	do
-	{
-		va_list		args;
-
-		va_start(args, format);
-		needed = appendStringInfoVA(&message, format, args);
-		va_end(args);
-		if (needed > 0)
-			enlargeStringInfo(&message, needed);
-	} while (needed > 0);
+	va_start(args, format);
+	message = rctl_vpsprintf(format, args);
+	va_end(args);
 	if (looking)
 	{
-		rctl_found_warning(looking, asked_check ? asked_check : "service", message.data, detail, hint);
+		rctl_found_warning(looking, asked_check ? asked_check : "service", message, detail, hint);
 		warned = true;
 	}
 	else
-		rctl_op_event(op, "warning", "check", NULL, "%s%s%s", message.data,
+		rctl_op_event(op, "warning", "check", NULL, "%s%s%s", message,
 					  detail ? ": " : "", detail ? detail : "");
 	MemoryContextSwitchTo(old);
 }

@@ -16,6 +16,7 @@
 #include "utils/json.h"
 
 #include "net/map.h"
+#include "net/text.h"
 
 RctlMap *
 rctl_map_make(void)
@@ -127,23 +128,14 @@ rctl_map_set_json(RctlMap *map, const char *key, const char *json)
 void
 rctl_map_setf(RctlMap *map, const char *key, const char *format,...)
 {
-	StringInfoData value;
+	char	   *value;
+	va_list		args;
 
-	initStringInfo(&value);
-	for (;;)
-	{
-		va_list		args;
-		int			needed;
-
-		va_start(args, format);
-		needed = appendStringInfoVA(&value, format, args);
-		va_end(args);
-		if (needed == 0)
-			break;
-		enlargeStringInfo(&value, needed);
-	}
-	set_entry(map, key, value.data, false);
-	pfree(value.data);
+	va_start(args, format);
+	value = rctl_vpsprintf(format, args);
+	va_end(args);
+	set_entry(map, key, value, false);
+	pfree(value);
 }
 
 /* Adds one key of a jsonb object. */

@@ -263,3 +263,24 @@ rctl_last_lines(const char *message, int max_lines)
 
 	return rctl_redact(rctl_valid_text(start, end - start));
 }
+
+char *
+rctl_vpsprintf(const char *format, va_list args)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (;;)
+	{
+		va_list		again;
+		int			needed;
+
+		va_copy(again, args);
+		needed = appendStringInfoVA(&text, format, again);
+		va_end(again);
+		if (needed == 0)
+			return text.data;
+
+		enlargeStringInfo(&text, needed);
+	}
+}

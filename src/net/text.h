@@ -39,4 +39,7 @@ extern char *rctl_redact(const char *message);
  */
 extern char *rctl_last_lines(const char *message, int max_lines);
 
+/* psprintf() for functions that are variadic themselves.  palloc'd. */
+extern char *rctl_vpsprintf(const char *format, va_list args) pg_attribute_printf(1, 0);
+
 #endif							/* REPLICA_CTL_NET_TEXT_H */

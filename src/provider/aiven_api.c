@@ -498,22 +498,14 @@ meaning(const RctlAiven *aiven, const RctlAivenAnswer *answer, char **hint)
 void
 rctl_aiven_refuse(const RctlAiven *aiven, const RctlAivenAnswer *answer, const char *format,...)
 {
-	StringInfoData message;
+	char	   *message;
 	char	   *hint;
 	int			sqlerrcode = meaning(aiven, answer, &hint);
-	int			needed;
+	va_list		args;
 
-	initStringInfo(&message);
-	do
-	{
-		va_list		args;
-
-		va_start(args, format);
-		needed = appendStringInfoVA(&message, format, args);
-		va_end(args);
-		if (needed > 0)
-			enlargeStringInfo(&message, needed);
-	} while (needed > 0);
+	va_start(args, format);
+	message = rctl_vpsprintf(format, args);
+	va_end(args);
 
 	if (answer->status == 0)
 	{
@@ -523,13 +515,10 @@ rctl_aiven_refuse(const RctlAiven *aiven, const RctlAivenAnswer *answer, const c
 							quote_identifier(aiven->server));
 	}
 	else if (project_missing(answer))
-	{
-		resetStringInfo(&message);
-		appendStringInfo(&message, "project \"%s\" does not exist at Aiven, or the token cannot see it", aiven->project);
-	}
+		message = psprintf("project \"%s\" does not exist at Aiven, or the token cannot see it", aiven->project);
 	ereport(ERROR,
 			(errcode(sqlerrcode),
-			 errmsg("%s", message.data),
+			 errmsg("%s", message),
 			 errdetail("%s", rctl_aiven_detail(answer)),
 			 hint ? errhint("%s", hint) : 0));
 	pg_unreachable();

@@ -156,21 +156,13 @@ rctl_aws_add(RctlAwsCall *call, const char *key, const char *value)
 void
 rctl_aws_addf(RctlAwsCall *call, const char *key, const char *format,...)
 {
-	StringInfoData value;
-	int			needed;
+	char	   *value;
+	va_list		args;
 
-	initStringInfo(&value);
-	do
-	{
-		va_list		args;
-
-		va_start(args, format);
-		needed = appendStringInfoVA(&value, format, args);
-		va_end(args);
-		if (needed > 0)
-			enlargeStringInfo(&value, needed);
-	} while (needed > 0);
-	rctl_aws_add(call, key, value.data);
+	va_start(args, format);
+	value = rctl_vpsprintf(format, args);
+	va_end(args);
+	rctl_aws_add(call, key, value);
 }
 
 void

@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "net/text.h"
 #include "provider/provider.h"
 #include "provider/providers.h"
 
@@ -98,24 +99,16 @@ static RCTL_NORETURN void bad_value(const RctlOptionDef *def, const char *value,
 static void
 bad_value(const RctlOptionDef *def, const char *value, const char *format,...)
 {
-	StringInfoData wanted;
+	char	   *wanted;
 	va_list		args;
-	int			needed;
 
-	initStringInfo(&wanted);
-	for (;;)
-	{
-		va_start(args, format);
-		needed = appendStringInfoVA(&wanted, format, args);
-		va_end(args);
-		if (needed == 0)
-			break;
-		enlargeStringInfo(&wanted, needed);
-	}
+	va_start(args, format);
+	wanted = rctl_vpsprintf(format, args);
+	va_end(args);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid value for option \"%s\": \"%s\"", def->name, value),
-			 errdetail("%s", wanted.data),
+			 errdetail("%s", wanted),
 			 errhint("%s: %s.", def->name, def->help)));
 }
 
