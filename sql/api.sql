@@ -143,6 +143,15 @@ SELECT count(*) FROM replica_status;
 -- What the engine says about itself
 SELECT * FROM replica_ctl.operation_edges();
 SELECT * FROM replica_ctl.steps() WHERE provider = 'mock' ORDER BY kind, step_number;
+-- the last worker may be about to end
+DO $$
+BEGIN
+	FOR i IN 1 .. 100 LOOP
+		EXIT WHEN NOT EXISTS (SELECT FROM replica_ctl.board());
+		PERFORM pg_sleep(0.1);
+	END LOOP;
+END
+$$;
 SELECT count(*) FROM replica_ctl.board();
 
 DROP SERVER mock;
