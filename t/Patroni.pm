@@ -13,6 +13,7 @@ use strict;
 use warnings;
 use Carp;
 use JSON::PP;
+use MIME::Base64;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(sleep time);
@@ -135,6 +136,9 @@ sub start
 	return;
 }
 
+# Where their sockets are, for Writers.
+sub host { return $_[0]{socket} }
+
 sub url { return "http://127.0.0.1:$_[0]{nodes}{$_[1]}{rest}" }
 sub urls { my ($self) = @_; return join ', ', map { $self->url($_) } sort keys %{ $self->{nodes} } }
 
@@ -178,8 +182,8 @@ sub settled
 			my @leaders = grep { ($members->{$_}{role} // '') =~ /leader/ } @all;
 			return @leaders == 1 && !grep {
 				my $m = $members->{$_};
-				!$m || $m->{state} !~ /^(running|streaming)/ || ($m->{timeline} // 0) != ($members->{ $leaders[0] }{timeline} // -1)
-				  || ($m->{role} !~ /leader/ && ($m->{lag} // 'unknown') eq 'unknown')
+				!$m || ($m->{state} // '') !~ /^(running|streaming)/ || ($m->{timeline} // 0) != ($members->{ $leaders[0] }{timeline} // -1)
+				  || (($m->{role} // '') !~ /leader/ && ($m->{lag} // 'unknown') eq 'unknown')
 			} @all;
 		},
 		90);
@@ -189,7 +193,7 @@ sub leader
 {
 	my ($self) = @_;
 	my $members = $self->members;
-	return (grep { $members->{$_}{role} =~ /leader/ } keys %$members)[0] // '';
+	return (grep { ($members->{$_}{role} // '') =~ /leader/ } keys %$members)[0] // '';
 }
 
 sub call
@@ -203,6 +207,7 @@ sub sql
 	my ($self, $name, $sql) = @_;
 	my ($out, $err) = ('', '');
 
+	return "there is no member \"$name\"" unless exists $self->{nodes}{$name};
 	IPC::Run::run([ 'psql', '-XAtq', '-d', "host=$self->{socket} port=$self->{nodes}{$name}{port} user=postgres dbname=postgres", '-c', $sql ],
 		'>', \$out, '2>', \$err, IPC::Run::timeout(30));
 	chomp $out;
@@ -231,6 +236,32 @@ sub stop_node
 	kill 'KILL', $pid;
 	waitpid $pid, 0;
 	return;
+}
+
+# Everything of a member at once, as if its host was gone.
+sub kill_host
+{
+	my ($self, $name) = @_;
+	my $pid = delete $self->{pids}{$name} or return;
+
+	kill 'STOP', $pid;
+	if (open my $file, '<', "$self->{dir}/$name/postmaster.pid")
+	{
+		my ($postmaster) = (<$file> // '') =~ /^(\d+)/;
+		kill 'KILL', $postmaster if $postmaster;
+	}
+	kill 'KILL', $pid;
+	waitpid $pid, 0;
+	return;
+}
+
+# Has the leader's lock expire now, not only after ttl.
+sub expire_leader
+{
+	my ($self) = @_;
+	my $key = encode_base64("/service/$self->{scope}/leader", '');
+
+	return `curl -s -m 5 -X POST -d '{"key": "$key"}' http://127.0.0.1:$self->{etcd}[0]/v3/kv/deleterange 2>/dev/null`;
 }
 
 sub end

@@ -257,6 +257,30 @@ rctl_op_reserve(RctlOp *op, const char *fact, const char *value)
 	return !taken;
 }
 
+void
+rctl_op_change_places(RctlOp *op, const char *member)
+{
+	RctlReplica *former;
+
+	if (op->dry_run || member == NULL)
+		return;
+	rctl_store_begin();
+	former = rctl_store_change_places(rctl_map_get(op->replica->facts, "cluster"), member);
+	if (former)
+	{
+		MemoryContext old = MemoryContextSwitchTo(op->context);
+
+		if (former->id == op->replica->id)
+		{
+			op->replica->facts = rctl_map_copy(former->facts);
+			rctl_map_set(op->state, "places_changed", "true");
+		}
+		MemoryContextSwitchTo(old);
+		rctl_store_save(current);
+	}
+	rctl_store_commit();
+}
+
 bool
 rctl_op_fact_taken(RctlOp *op, const char *fact, const char *value)
 {
@@ -467,7 +491,7 @@ settled_state(RctlOpRow *row)
 		case RCTL_OP_SWITCHOVER:
 			return "streaming";
 		case RCTL_OP_PROMOTE:
-			if (strcmp(row->op.step, RCTL_ARRIVE_STEP) == 0)
+			if (strcmp(row->op.step, RCTL_ARRIVE_STEP) == 0 || rctl_map_get(row->op.state, "places_changed"))
 				return "streaming";
 			return "promoted";
 		case RCTL_OP_DRILL:
@@ -512,6 +536,7 @@ park(RctlOpRow *row, RctlError *error, List *left)
 								 error->detail ? "\n" : "", object_list(left));
 	if (error->hint == NULL || left != NIL)
 		error->hint = what_to_do(row);
+	rctl_fence_abandon(row->op.id);
 	rctl_store_begin();
 	rctl_store_end(row, RCTL_EVENT_PARK, error,
 				   halfway ? "failed" : row->previous_state, error->message);
@@ -671,6 +696,7 @@ rctl_engine_abandon(void)
 		current->undoing = true;
 		left = handle_records(current, list_copy(made), &trouble, &transient);
 	}
+	rctl_fence_abandon(current->op.id);
 	ereport(LOG,
 			(errmsg("operation " INT64_FORMAT " (%s of replica \"%s\") ended: extension replica_ctl was dropped",
 					current->op.id, rctl_op_kind_name(current->op.kind), current->op.replica->name),

@@ -21,6 +21,10 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "catalog/pg_control.h"
+#include "common/controldata_utils.h"
+#include "miscadmin.h"
+#include "postmaster/bgwriter.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
@@ -38,6 +42,7 @@
 #define CAUGHT_UP_POLL_MS 10
 #define VERIFY_POLL_MS 100
 #define WARM_POLL_MS 200
+#define CHECKPOINT_POLL_MS 20
 #define WARM_LAG_BYTES (16 * 1024 * 1024)
 
 /* How often a source elsewhere is asked to take writes again after the promotion. */
@@ -242,20 +247,50 @@ check(RctlOp *op)
 }
 
 /*
+ * The service shuts this server down behind the fence, which begins with a
+ * checkpoint: for what this one writes nobody waits then.
+ */
+static void
+checkpoint_here(RctlOp *op)
+{
+	XLogRecPtr	now = GetXLogInsertRecPtr();
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), rctl_time_left(op, NULL) / 2);
+	bool		done = false;
+
+	RequestCheckpoint(CHECKPOINT_IMMEDIATE | CHECKPOINT_FORCE);
+	rctl_op_progress(op, "checkpoint", 0, 0);
+	while (!done && GetCurrentTimestamp() < until)
+	{
+		bool		crc_ok;
+		ControlFileData *control = get_controlfile(DataDir, &crc_ok);
+
+		done = crc_ok && control->checkPointCopy.redo >= now;
+		pfree(control);
+		if (!done)
+			rctl_sleep(CHECKPOINT_POLL_MS);
+	}
+}
+
+/*
  * Only bytes can be waited for: a lag in seconds says on some services how
  * long nothing was written.
  */
 static void
 warm(RctlOp *op)
 {
+	const RctlManagedPromotion *managed = managed_of(op);
 	RctlManagedLag lag;
+
+	if (op->kind != RCTL_OP_DRILL && rctl_source_fence_kind(op) == RCTL_SOURCE_HERE &&
+		managed->service_guards && managed->service_guards(op->replica))
+		checkpoint_here(op);
 
 	while (rctl_managed_lag(op, &lag) && lag.bytes_known && lag.bytes > WARM_LAG_BYTES)
 	{
 		char	   *phase = psprintf("replaying, " UINT64_FORMAT " kB left", lag.bytes / 1024);
 
 		rctl_op_progress(op, phase, 0, 0);
-		rctl_sleep(Min(rctl_time_left(op, phase), Max(managed_of(op)->poll_ms, WARM_POLL_MS)));
+		rctl_sleep(Min(rctl_time_left(op, phase), Max(managed->poll_ms, WARM_POLL_MS)));
 	}
 }
 
@@ -316,6 +351,13 @@ promote(RctlOp *op)
 	rctl_note_time(op, "promoted");
 }
 
+void
+rctl_managed_require_still(RctlOp *op)
+{
+	if (rctl_source_fence_kind(op) == RCTL_SOURCE_HERE && !rctl_source_still(op))
+		zero_lag(op);
+}
+
 static void
 promote_planned(RctlOp *op)
 {
@@ -341,6 +383,9 @@ unlink_promoted(RctlOp *op)
 	RctlMap    *detail = rctl_map_make();
 	const char *slot;
 
+	/* On the new primary: its row is another one's already, after a crash. */
+	if (rctl_map_get(op->state, "places_changed"))
+		return;
 	if (replica->provider->release)
 		replica->provider->release(op);
 	slot = rctl_map_get(replica->facts, "slot");
@@ -358,8 +403,15 @@ unlink_promoted(RctlOp *op)
 	rctl_set_elapsed(op, detail, "writes_stopped_ms", "fence_began", "promoted");
 	if (managed_of(op)->note)
 		managed_of(op)->note(op, detail);
+	if (rctl_map_get(op->state, RCTL_HANDED_OVER) == NULL)
+	{
+		rctl_op_event(op, "info", "promoted", detail,
+					  "Promoted read replica \"%s\" to stand-alone primary", replica->name);
+		return;
+	}
 	rctl_op_event(op, "info", "promoted", detail,
-				  "Promoted read replica \"%s\" to stand-alone primary", replica->name);
+				  "Promoted read replica \"%s\" to primary of its cluster", replica->name);
+	rctl_op_change_places(op, rctl_map_get(replica->facts, "application_name"));
 }
 
 static void

@@ -272,7 +272,7 @@ rctl_op_warn(RctlOp *op, const char *detail, const char *hint, const char *forma
 	"   'listen_addresses', 'max_connections', 'max_locks_per_transaction', 'max_prepared_transactions'," \
 	"   'max_replication_slots', 'max_slot_wal_keep_size', 'max_wal_senders', 'max_wal_size'," \
 	"   'max_worker_processes', 'recovery_min_apply_delay', 'shared_buffers', 'shared_preload_libraries'," \
-	"   'synchronous_standby_names', 'wal_level', 'wal_log_hints', 'data_checksums')) AS settings"
+	"   'synchronous_standby_names', 'wal_level', 'wal_log_hints', 'data_checksums', 'replica_ctl.database')) AS settings"
 
 /* Rules of pg_hba.conf as one line of text each, so that two servers can be compared. */
 static const char *const hba_sql =

@@ -26,6 +26,7 @@
 
 #include "core/preflight.h"
 #include "primary/fence.h"
+#include "settings.h"
 
 #define NOT_READY ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
 
@@ -153,7 +154,8 @@ check_patroni(RctlPreflight *p, const char *name)
 	else
 		rctl_found_blocked(p, name, NOT_READY, "this server is run by Patroni",
 						   "A promotion would take its place without Patroni knowing, which would make another member the primary.",
-						   "Switch over within the cluster: attach its members on a server of wrapper replica_patroni; or promote with mode => 'forced'.");
+						   "Promote a member of the cluster: CREATE SERVER ... FOREIGN DATA WRAPPER replica_patroni, then SELECT replica_attach('MEMBER', 'SERVER')"
+						   " and SELECT replica_promote('MEMBER'); or promote this one with mode => 'forced'.");
 }
 
 static void
@@ -693,6 +695,31 @@ check_disk(RctlPreflight *p, const char *name)
 		rctl_found_ok(p, name, message);
 }
 
+/*
+ * A cluster's manager stops this server in the middle, and the operation goes
+ * on where the extension works: on the promoted one.
+ */
+static void
+check_library(RctlPreflight *p, const char *name)
+{
+	const RctlManagedPromotion *managed = p->op->replica->provider->managed;
+	const char *database = rctl_map_get(get_map(p->theirs, "settings"), "replica_ctl.database");
+
+	if (managed == NULL || managed->service_guards == NULL || !managed->service_guards(p->op->replica) ||
+		p->op->kind == RCTL_OP_DRILL)
+		return;
+	if (database && strcmp(database, rctl_database) == 0)
+		rctl_found_ok(p, name, psprintf("the operation will be finished there, in database \"%s\"", database));
+	else
+		rctl_found_warning(p, name,
+						   database
+						   ? psprintf("replica_ctl.database is \"%s\" on replica \"%s\", here it is \"%s\"",
+									  database, replica_name(p), rctl_database)
+						   : psprintf("replica_ctl is not preloaded on replica \"%s\"", replica_name(p)),
+						   "The promotion takes place, but nobody finishes the operation there until that is changed.",
+						   "Set shared_preload_libraries and replica_ctl.database for all members, with \"patronictl edit-config\", and restart them.");
+}
+
 /* ---------------------------------------------------------------------
  * This server and the siblings as its standbys (see also rejoin.c)
  * ---------------------------------------------------------------------
@@ -759,6 +786,7 @@ static const struct
 	{"settings", EVER, true, check_settings},
 	{"collations", EVER | ELSEWHERE, true, check_collations},
 	{"clients", EVER, true, check_clients},
+	{"library", EVER, true, check_library},
 	{"disk", EVER, false, check_disk},
 	{"replication rule", FOLLOWS, true, check_replication_rule},
 	{"other slots", FOLLOWS, false, check_other_slots},

@@ -49,6 +49,9 @@ rctl_source_fence_kind(RctlOp *op)
 {
 	const RctlManagedPromotion *managed = op->replica->provider->managed;
 
+	/* The source was stopped, or this would not be the primary. */
+	if (rctl_map_get(op->state, RCTL_HANDED_OVER))
+		return RCTL_SOURCE_SERVICE;
 	if (strcmp(rctl_map_get_default(op->server_options, "fence", "auto"), "external") == 0)
 		return RCTL_SOURCE_EXTERNAL;
 	if (is_here(op))
@@ -153,6 +156,7 @@ set_mark(RctlOp *op, XLogRecPtr lsn)
 static void
 raise_here(RctlOp *op)
 {
+	const RctlManagedPromotion *managed = op->replica->provider->managed;
 	RctlMap    *object = rctl_map_make();
 	RctlFenceRequest request = {
 		.operation = op->id,
@@ -160,6 +164,7 @@ raise_here(RctlOp *op)
 						   op->kind == RCTL_OP_DRILL ? "drill" : "planned promotion", op->replica->name),
 		.drain_ms = rctl_argument_ms(op, "drain_ms", "1000"),
 		.timeout_ms = rctl_time_left(op, NULL),
+		.in_memory = managed->service_guards && managed->service_guards(op->replica),
 	};
 	RctlFenceState state;
 

@@ -197,6 +197,33 @@ extern void rctl_store_stand_alone(const RctlPromotion *promotion);
  */
 extern void rctl_store_take_over(const RctlPromotion *promotion, const char *owner_name, const char *owner_facts);
 
+/*
+ * This server is the primary of a cluster whose members are replicas of each
+ * other, and of whose registry a former one was the owner: makes the rows of
+ * the cluster's replicas, and their unfinished operations, this server's.
+ * Promotions go on at step "promote", with RCTL_HANDED_OVER; drills end.
+ * Returns the number of rows.
+ */
+extern int	rctl_store_adopt_cluster(const char *cluster);
+
+/*
+ * The application_name of the row of the cluster that is this server, by the
+ * home that it had when it was the primary before, or else by this name (or
+ * NULL); NULL if there is none, or if an unfinished promotion of it is about
+ * to settle that.
+ */
+extern char *rctl_store_own_member(const char *cluster, const char *application_name);
+
+/*
+ * The row of this member becomes that of the former primary, as fact "leader"
+ * tells it, and the member takes that one's place in this fact of all rows.
+ * Returns the row as it is then; NULL if there is none.
+ */
+extern RctlReplica *rctl_store_change_places(const char *cluster, const char *application_name);
+
+/* The name of the cluster whose manager has started this server; NULL: nobody's. */
+extern char *rctl_store_managed_cluster(void);
+
 /* ---- monitor ---- */
 
 typedef struct RctlMonitored

@@ -23,6 +23,14 @@
  * operation goes on here until that one streams.  Otherwise nothing of the
  * other server's changes hands.
  *
+ * Where a cluster manager decides who is the primary, the rows of the
+ * cluster's members (fact "cluster") belong to whichever of them that is, by
+ * a promotion of ours or not.  This server is a member if the manager has
+ * started it and gave it the cluster's name.  Which one it is, is told by the
+ * name under which it last streamed; where that is not known, by its
+ * identity when it was the primary before.  What has become of an unfinished
+ * promotion its provider finds out.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -30,6 +38,7 @@
 #include <sys/stat.h>
 
 #include "access/xlogrecovery.h"
+#include "libpq-fe.h"
 #include "miscadmin.h"
 
 #include "core/rejoin.h"
@@ -83,11 +92,51 @@ settle(const RctlPromotion *promotion)
 					is_switchover(promotion) ? " in a switchover" : "")));
 }
 
+/* As what this server streamed when it was a standby; NULL: that is not known. */
+static char *
+own_application_name(void)
+{
+	PQconninfoOption *options;
+	char	   *name = NULL;
+
+	if (PrimaryConnInfo == NULL || PrimaryConnInfo[0] == '\0')
+		return NULL;
+	options = PQconninfoParse(PrimaryConnInfo, NULL);
+	for (PQconninfoOption *option = options; option && option->keyword; option++)
+	{
+		if (strcmp(option->keyword, "application_name") == 0 && option->val)
+			name = pstrdup(option->val);
+	}
+	PQconninfoFree(options);
+	return name;
+}
+
+static void
+take_over_cluster(void)
+{
+	char	   *cluster = rctl_store_managed_cluster();
+	char	   *member;
+	RctlReplica *former;
+
+	if (cluster == NULL || rctl_store_adopt_cluster(cluster) == 0)
+		return;
+	ereport(LOG,
+			(errmsg("this server is the primary of cluster \"%s\" now, and has its replicas", cluster)));
+	member = rctl_store_own_member(cluster, own_application_name());
+	former = member ? rctl_store_change_places(cluster, member) : NULL;
+	if (former)
+		rctl_store_event(former->name, 0, "warning", "leader",
+						 psprintf("Member \"%s\" is the primary of cluster \"%s\" now; the former one is replica \"%s\"",
+								  member, cluster, former->name),
+						 NULL, NULL);
+}
+
 void
 rctl_takeover(void)
 {
 	ListCell   *lc;
 
+	take_over_cluster();
 	if (PrimarySlotName == NULL || PrimarySlotName[0] == '\0')
 		return;
 	foreach(lc, rctl_store_promotions(PrimarySlotName))

@@ -36,6 +36,10 @@
  * server that starts as a standby is read-only as it is; the file is kept, so
  * that taking standby.signal away again does not make a second primary.
  *
+ * A fence that was asked for in memory has no file: where a cluster manager
+ * decides who is the primary, a server that it starts as one must not be
+ * fenced by its past.
+ *
  * One process at a time changes the fence (changing_pid).  The lock is never
  * held across a wait or file access.
  *
@@ -381,6 +385,7 @@ claim_to_raise(const RctlFenceRequest *request)
 		memset(state, 0, sizeof(*state));
 		state->phase = RCTL_FENCE_UP;
 		state->operation = request->operation;
+		state->in_memory = request->in_memory;
 		state->since = GetCurrentTimestamp();
 		state->timeline = GetWALInsertionTimeLine();
 		if (request->reason)
@@ -560,7 +565,8 @@ raise_claimed(const RctlFenceRequest *request, bool fresh)
 	if (fresh)
 	{
 		/* Nobody else changes it while the change is claimed. */
-		rctl_fence_file_write(&rctl_fence_shared->state);
+		if (!request->in_memory)
+			rctl_fence_file_write(&rctl_fence_shared->state);
 		if (request->drain_ms > 0)
 		{
 			set_phase(RCTL_FENCE_DRAINING);
@@ -641,6 +647,16 @@ rctl_fence_lift(int64 operation)
 	PG_END_ENSURE_ERROR_CLEANUP(release_on_error, (Datum) 0);
 	release();
 	return up;
+}
+
+void
+rctl_fence_abandon(int64 operation)
+{
+	RctlFenceState state;
+
+	rctl_fence_get(&state);
+	if (state.phase != RCTL_FENCE_DOWN && state.in_memory && state.operation == operation)
+		(void) rctl_fence_lift(operation);
 }
 
 /* With the change claimed, which is let go if it raises: tells everybody. */

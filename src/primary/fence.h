@@ -33,6 +33,8 @@ typedef struct RctlFenceRequest
 	long		drain_ms;		/* how long transactions that have written may
 								 * take to finish; 0: none */
 	long		timeout_ms;		/* for all of it; > 0 */
+	bool		in_memory;		/* it ends with the server: something else
+								 * keeps this one from being a second primary */
 } RctlFenceRequest;
 
 /* A copy of what is known about the fence. */
@@ -47,6 +49,7 @@ typedef struct RctlFenceState
 								 * invalid while it is being raised and after
 								 * a restart */
 	TimeLineID	timeline;		/* of this server */
+	bool		in_memory;		/* there is no file of it */
 	int			held;			/* sessions that wait for it to be lifted */
 	char		reason[RCTL_FENCE_REASON_LEN];	/* "" = none */
 
@@ -74,8 +77,8 @@ extern void rctl_fence_get(RctlFenceState *state);
 
 /*
  * Raises the fence and returns an LSN, flushed here, after which no user
- * transaction has committed.  Durable when it returns.  Undoes itself when it
- * fails, times out or is cancelled.  An operation that finds its own fence up
+ * transaction has committed.  Durable when it returns, unless it is asked for
+ * in memory.  Undoes itself when it fails, times out or is cancelled.  An operation that finds its own fence up
  * already (after a crash) gets a new LSN, and then an error leaves it up.
  *
  * To be called by a worker with no transaction open, or in a transaction that
@@ -89,6 +92,12 @@ extern XLogRecPtr rctl_fence_raise(const RctlFenceRequest *request);
  * ERRCODE_OBJECT_IN_USE if it is another one's, or is just being raised.
  */
 extern bool rctl_fence_lift(int64 operation);
+
+/*
+ * Nobody will come back to this operation's fence: lifts it if it is in memory
+ * only.  One that is durable stays, for it has a reason to.
+ */
+extern void rctl_fence_abandon(int64 operation);
 
 /*
  * To be called when the promotion of the replica cannot be undone any more:

@@ -88,14 +88,8 @@ check_server(const RctlMap *options)
 static void
 note_place(RctlOp *op, const RctlPatroniMember *member)
 {
-	RctlMap    *facts = op->replica->facts;
-
-	rctl_map_set(facts, "member", member->name);
-	rctl_map_set(facts, "host", member->host);
-	rctl_map_set(facts, "port", member->port);
-	rctl_map_set(facts, "api_url", member->api_url);
-	rctl_map_set(facts, "application_name", member->name);
-	rctl_map_set(facts, "standby_cluster", strcmp(member->role, "standby_leader") == 0 ? "true" : NULL);
+	rctl_patroni_note_place(op->replica->facts, op->replica->server, member);
+	rctl_map_set(op->replica->facts, "standby_cluster", strcmp(member->role, "standby_leader") == 0 ? "true" : NULL);
 }
 
 static void
@@ -123,6 +117,7 @@ inspect(RctlOp *op)
 	json = rctl_json_parse(node->body, node->body_length, &problem);
 	rctl_map_set(op->replica->facts, "system_identifier",
 				 json ? rctl_json_text(json, "database_system_identifier") : NULL);
+	(void) rctl_patroni_note_inside(op, cluster);
 }
 
 /* ---------------------------------------------------------------------

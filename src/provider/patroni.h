@@ -5,11 +5,13 @@
  *
  *	  patroni.c			options, attach, repair, connections
  *	  patroni_cluster.c	the REST calls, and what a cluster looks like
+ *	  patroni_member.c	whether this server is a member, and which
  *	  patroni_promote.c	switchover, failover, standby clusters
  *	  patroni_watch.c	members for the monitor
  *
  * Facts of a replica: member, host, port, api_url, system_identifier,
- * application_name.
+ * application_name; in the cluster that this server belongs to, also cluster
+ * and leader (provider.h).
  *
  *-------------------------------------------------------------------------
  */
@@ -90,6 +92,23 @@ extern char *rctl_patroni_answer(const RctlHttpResponse *response);
 
 /* The replica's member; raises an error if the cluster has none of that name. */
 extern RctlPatroniMember *rctl_patroni_own(RctlOp *op, const RctlPatroniCluster *cluster);
+
+/* ---- patroni_member.c ---- */
+
+/* Where a member is, as facts of the replica that it is. */
+extern void rctl_patroni_note_place(RctlMap *facts, const char *server, const RctlPatroniMember *member);
+
+/* Whether the replica is a copy of this server, by its facts; a standby cluster's may be, too. */
+extern bool rctl_patroni_is_copy(const RctlReplica *replica);
+
+/* Whether the replica belongs to the cluster of this server, by its facts. */
+extern bool rctl_patroni_is_inside(const RctlReplica *replica);
+
+/*
+ * Asks the leader whether it is this very server, and if so notes in the
+ * facts of op's replica that both are members of one cluster.
+ */
+extern bool rctl_patroni_note_inside(RctlOp *op, const RctlPatroniCluster *cluster);
 
 /* ---- patroni_promote.c ---- */
 

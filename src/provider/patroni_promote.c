@@ -10,11 +10,17 @@
  * leads (done), another one does (lost, and said so), or nothing has changed
  * for as long as Patroni may take.  Only the last allows to ask again, once.
  *
+ * Where this server is the leader itself, Patroni stops it after the call, and
+ * the member that leads then has the operation (core/takeover.c) and finds out
+ * here whether it is the one that was asked for.  As long as this server runs,
+ * and another one leads, it stays fenced and waits to be stopped; if it leads
+ * as before, the fence comes off.
+ *
  * A standby cluster is promoted by its configuration, and its leader is the
  * replica; Patroni does not know its source then, and stops nothing there.
  *
  * Durable in op->state: patroni_leader and patroni_timeline, as the checks
- * found them; patroni_asked.
+ * found them; patroni_loop_ms; patroni_asked.
  *
  *-------------------------------------------------------------------------
  */
@@ -66,12 +72,18 @@ is_forced(RctlOp *op)
 	return strcmp(rctl_map_get_default(op->arguments, "mode", "planned"), "forced") == 0;
 }
 
+/* This server was the replica of another one, and has got the operation with the data. */
 static bool
-is_ourselves(const RctlReplica *replica)
+was_handed_over(RctlOp *op)
 {
-	const char *theirs = rctl_map_get(replica->facts, "system_identifier");
+	return rctl_map_get(op->state, RCTL_HANDED_OVER) != NULL;
+}
 
-	return theirs && strcmp(theirs, psprintf(UINT64_FORMAT, GetSystemIdentifier())) == 0;
+/* This server leads the cluster, as far as it knows. */
+static bool
+source_is_here(RctlOp *op)
+{
+	return rctl_patroni_is_inside(op->replica) && !was_handed_over(op);
 }
 
 static bool
@@ -85,19 +97,36 @@ stops_source(const RctlReplica *replica)
  * ---------------------------------------------------------------------
  */
 
+/*
+ * The cluster has this server's data.  If it is a member, then it must be the
+ * leader: anything else is a copy with a registry that is not its own.
+ */
+static void
+require_inside(RctlOp *op, const RctlPatroniCluster *cluster)
+{
+	if (rctl_patroni_note_inside(op, cluster) || (cluster->leader == NULL && is_forced(op)))
+		return;
+	ereport(ERROR,
+			(errcode(NOT_READY),
+			 errmsg("this server is not the leader of the Patroni cluster, but has the same system identifier"),
+			 cluster->leader
+			 ? errdetail("Member \"%s\" leads it.", cluster->leader->name)
+			 : errdetail("It has %d leaders.", cluster->leaders),
+			 errhint("Ask for the promotion on the leader; if this server is a copy of it, forget the replica with SELECT replica_detach(%s).",
+					 quote_literal_cstr(op->replica->name))));
+}
+
+static long loop_wait_ms(RctlOp *op);
+
 static void
 check_leader(RctlOp *op)
 {
 	RctlPatroniCluster *cluster = rctl_patroni_cluster(op);
 	RctlPatroniMember *own = rctl_patroni_own(op, cluster);
 
-	if (is_ourselves(op->replica))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("this server is a member of that Patroni cluster itself"),
-				 errdetail("Patroni would stop it in the middle of the operation."),
-				 errhint("Promote from a server that is none of its members, or by \"patronictl switchover\".")));
 	rctl_map_set(op->replica->facts, "standby_cluster", strcmp(own->role, "standby_leader") == 0 ? "true" : NULL);
+	if (rctl_patroni_is_copy(op->replica) && !leads_standby_cluster(op->replica))
+		require_inside(op, cluster);
 	if (cluster->leader == NULL && !is_forced(op))
 		ereport(ERROR,
 				(errcode(NOT_READY),
@@ -113,6 +142,7 @@ check_leader(RctlOp *op)
 		rctl_map_set(op->state, "patroni_leader", cluster->leader->name);
 		rctl_map_setf(op->state, "patroni_timeline", INT64_FORMAT, cluster->leader->timeline);
 	}
+	(void) loop_wait_ms(op);
 }
 
 static void
@@ -232,16 +262,23 @@ caught_up(RctlOp *op, const RctlSourceMark *mark, char **progress)
  * ---------------------------------------------------------------------
  */
 
+/* Asked by the checks, so that no writer waits for it. */
 static long
 loop_wait_ms(RctlOp *op)
 {
-	RctlHttpResponse *response = rctl_patroni_get(op, "/config");
+	const char *known = rctl_map_get(op->state, "patroni_loop_ms");
+	RctlHttpResponse *response;
+	const RctlJson *json;
 	char	   *problem;
-	const RctlJson *json = rctl_json_parse(response->body, response->body_length, &problem);
 	int64		seconds;
 
+	if (known)
+		return strtol(known, NULL, 10);
+	response = rctl_patroni_get(op, "/config");
+	json = rctl_json_parse(response->body, response->body_length, &problem);
 	if (json == NULL || !rctl_json_int64(json, "loop_wait", &seconds) || seconds < 1 || seconds > 3600)
 		seconds = DEFAULT_LOOP_WAIT_S;
+	rctl_map_setf(op->state, "patroni_loop_ms", INT64_FORMAT, seconds * 1000);
 	return seconds * 1000;
 }
 
@@ -276,6 +313,18 @@ wait_for_outcome(RctlOp *op, const char *before, long quiet_ms, char **leader)
 		TimestampTz looked = GetCurrentTimestamp();
 
 		*leader = now ? now->name : NULL;
+		if (source_is_here(op) && now && strcmp(now->name, before) != 0)
+		{
+			/*
+			 * Two must not write: this server stays fenced until it is
+			 * stopped.
+			 */
+			rctl_op_progress(op, psprintf("member %s leads, waiting for Patroni to stop this server", now->name), 0, 0);
+			rctl_op_alive(op);
+			rctl_sleep(POLL_MS);
+			unchanged_since = GetCurrentTimestamp();
+			continue;
+		}
 		if (now && strcmp(now->name, member_name(op)) == 0 && strcmp(now->role, "leader") == 0)
 			return OUTCOME_WON;
 		if (now && before && strcmp(now->name, before) != 0)
@@ -296,10 +345,24 @@ is_refusal(const RctlHttpResponse *response)
 	return response->status >= 400 && response->status < 500;
 }
 
+/* The leader acts at once on what it is asked itself. */
+static char *
+base_to_ask(RctlOp *op)
+{
+	RctlMap    *leader;
+	const char *own;
+
+	if (!source_is_here(op))
+		return asked_base(op);
+	leader = rctl_map_from_json(rctl_map_get_default(op->replica->facts, "leader", "{}"), "leader");
+	own = rctl_map_get(leader, "api_url");
+	return own ? pstrdup(own) : asked_base(op);
+}
+
 static RctlHttpResponse *
 ask(RctlOp *op, const char *before, long loop_ms)
 {
-	char	   *base = asked_base(op);
+	char	   *base = base_to_ask(op);
 	char	   *candidate = quoted(member_name(op));
 	int			total_ms = 2 * Max(10000, loop_ms) + 10000;
 
@@ -396,6 +459,87 @@ switch_over(RctlOp *op)
 }
 
 /* ---------------------------------------------------------------------
+ * The call, where this server is the leader
+ * ---------------------------------------------------------------------
+ */
+
+/* What can fail before Patroni was asked has changed nothing. */
+static RctlHttpResponse *
+ask_from_here(RctlOp *op, const char *before, long loop_ms)
+{
+	volatile RctlHttpResponse *response = NULL;
+
+	PG_TRY();
+	{
+		rctl_managed_require_still(op);
+		response = ask(op, before, loop_ms);
+	}
+	PG_CATCH();
+	{
+		rctl_op_not_done(op);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return (RctlHttpResponse *) response;
+}
+
+/*
+ * Patroni is asked once, and stops this server meanwhile.  If it has refused,
+ * or this server is still the leader when everything has had its time, the
+ * fence comes off.  Going on after a restart of this server, or of the worker,
+ * is the same: what was asked may still be carried out.
+ */
+static void
+switch_over_from_here(RctlOp *op)
+{
+	const char *before = rctl_map_get(op->state, "patroni_leader");
+	long		loop_ms = loop_wait_ms(op);
+	RctlHttpResponse *response = NULL;
+	long		quiet_ms = 2 * loop_ms + QUIET_EXTRA_MS;
+	char	   *leader;
+
+	if (before == NULL)
+	{
+		RctlMap    *own = rctl_map_from_json(rctl_map_get_default(op->replica->facts, "leader", "{}"), "leader");
+
+		before = rctl_map_get_default(own, "member", "");
+		rctl_map_set(op->state, "patroni_leader", before);
+		rctl_map_setf(op->state, "patroni_timeline", "%u", GetWALInsertionTimeLine());
+	}
+	if (rctl_map_get(op->state, "patroni_asked") == NULL)
+	{
+		response = ask_from_here(op, before, loop_ms);
+		if (is_refusal(response))
+			quiet_ms = 0;
+		else if (response->status == 503)
+			quiet_ms = strstr(response->body, "failed") ? 0 : loop_ms + QUIET_EXTRA_MS;
+	}
+	(void) wait_for_outcome(op, before, quiet_ms, &leader);
+	raise_unchanged(op, response);
+}
+
+/* This server was promoted, and is the leader; the question is whether it is the right one. */
+static void
+judge(RctlOp *op)
+{
+	const char *before = rctl_map_get(op->state, "patroni_leader");
+	char	   *leader = NULL;
+
+	switch (wait_for_outcome(op, before ? before : "", 2 * loop_wait_ms(op) + QUIET_EXTRA_MS, &leader))
+	{
+		case OUTCOME_WON:
+			return;
+		case OUTCOME_OTHER:
+			rctl_op_change_places(op, leader);
+			raise_other(op, before, leader);
+			break;
+		case OUTCOME_UNCHANGED:
+			raise_unchanged(op, NULL);
+			break;
+	}
+}
+
+/* ---------------------------------------------------------------------
  * Standby clusters
  * ---------------------------------------------------------------------
  */
@@ -430,8 +574,12 @@ promote_standby_cluster(RctlOp *op)
 static void
 promote(RctlOp *op)
 {
-	if (leads_standby_cluster(op->replica))
+	if (was_handed_over(op))
+		judge(op);
+	else if (leads_standby_cluster(op->replica))
 		promote_standby_cluster(op);
+	else if (source_is_here(op))
+		switch_over_from_here(op);
 	else
 		switch_over(op);
 }
@@ -516,6 +664,8 @@ rctl_patroni_describe_step(RctlOp *op, const char *step)
 
 const RctlManagedPromotion rctl_patroni_promotion = {
 	.promote_checks = checks,
+	.source_is_here = source_is_here,
+	.service_guards = rctl_patroni_is_inside,
 	.service_fences = stops_source,
 	.source_follows = stops_source,
 	.lag = patroni_lag,

@@ -75,7 +75,10 @@ typedef struct RctlReplica
 	 * "host" and "port" (the endpoint), "upstream" (name of the replica that
 	 * it follows, absent: the source), "application_name" (in
 	 * pg_stat_replication of its upstream), "service" (a service can tell
-	 * about it although it is still being made).
+	 * about it although it is still being made); "cluster" (this server is a
+	 * member of that cluster, as the replica is: the row belongs to whichever
+	 * of them is the primary, see takeover.c) and "leader" (the facts that
+	 * the primary of the cluster would have as a replica, and its "name").
 	 */
 	RctlMap    *facts;
 } RctlReplica;
@@ -281,6 +284,15 @@ typedef struct RctlManagedPromotion
 	 * and facts say).  Does not wait.  NULL: never.
 	 */
 	bool		(*service_fences) (const RctlReplica *replica);
+
+	/*
+	 * The service alone decides which server takes writes, and sees to it
+	 * that no other one does, whatever crashes.  So the fence in this server
+	 * is in memory only: it ends with the server, which the service stops in
+	 * the middle of the operation and may make the primary again later.  Does
+	 * not wait.  NULL: never.
+	 */
+	bool		(*service_guards) (const RctlReplica *replica);
 
 	/*
 	 * The service turns the source into a replica of the promoted one: the
@@ -629,6 +641,28 @@ extern void rctl_op_warn(RctlOp *op, const char *detail, const char *hint,
 extern void rctl_op_not_done(RctlOp *op);
 
 /* ---- for RctlManagedPromotion (implemented in core/managed.c) ---- */
+
+/*
+ * In op->state: the operation has moved, with the data, to the server that is
+ * the primary of the replica's cluster now, and goes on there at step
+ * "promote" (core/takeover.c).  What promote() has to do then is to find out
+ * whether that is the replica.
+ */
+#define RCTL_HANDED_OVER "handed_over"
+
+/*
+ * Right before the call that promotes: if the source is this server and its
+ * fence has gone since zero_lag (the server has crashed), it is raised again,
+ * and the replica waited for.
+ */
+extern void rctl_managed_require_still(RctlOp *op);
+
+/*
+ * The member with this application_name, a replica of op's cluster, is this
+ * server now: its row becomes that of the former primary, and op->replica
+ * with it, if it is that.  Harmless to repeat.
+ */
+extern void rctl_op_change_places(RctlOp *op, const char *member);
 
 /*
  * caught_up() by SQL: the replica, through provider->connect, has replayed

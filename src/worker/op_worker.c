@@ -20,6 +20,7 @@
 #include "core/board.h"
 #include "core/engine.h"
 #include "core/store.h"
+#include "primary/fence.h"
 #include "worker/worker.h"
 
 BackgroundWorkerHandle *
@@ -76,6 +77,7 @@ handle_error(int64 operation, MemoryContext context)
 	error.hint = edata->hint;
 	ereport(LOG,
 			(errmsg("replica_ctl operation " INT64_FORMAT " needs attention: %s", operation, edata->message)));
+	rctl_fence_abandon(operation);
 	rctl_store_begin();
 	if (rctl_store_installed())
 		rctl_store_park(operation, &error);
