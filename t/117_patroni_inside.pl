@@ -20,7 +20,7 @@ my $patroni = PatroniInside->new(3);
 $patroni->start;
 
 # A switchover with clients that write.
-sub switch_to
+sub take_turns
 {
 	my ($member, $call, $action) = @_;
 	my $before = $patroni->leader;
@@ -70,13 +70,13 @@ unlike($explain, qr/\|(warning|blocked)\|/, 'nothing is in the way');
 # --------------------------------------------------------------------------
 note 'there and back';
 # --------------------------------------------------------------------------
-my $held = switch_to('p2', q{SELECT replica_promote('p2')}, 'hold');
+my $held = take_turns('p2', q{SELECT replica_promote('p2')}, 'hold');
 cmp_ok($held, '<=', 5, 'each client lost its connection, and saw no other error');
 is($patroni->registry, 'p1 streaming, p3 streaming', 'the old leader is a replica, the other one stays');
 is($patroni->lead(q{SELECT message, detail->>'old_leader', detail->>'new_leader', (detail->>'writes_stopped_ms')::numeric > 0
 	FROM replica_events WHERE kind = 'promoted'}), 'Promoted read replica "p2" to primary of its cluster|p1|p2|t', 'the event');
 ok($patroni->wait_sql('p2', q{SELECT count(*) = 2 FROM replica_status WHERE state = 'streaming' AND connected}), 'both stream');
-like(switch_to('p1', q{SELECT replica_switchover('p1')}, 'error'), qr/^\d+$/, 'errors of clients that are not held');
+like(take_turns('p1', q{SELECT replica_switchover('p1')}, 'error'), qr/^\d+$/, 'errors of clients that are not held');
 is($patroni->registry, 'p2 streaming, p3 streaming', 'as it was');
 is($patroni->lead('SELECT count(*) FROM replica_ctl.cleanup'), '0', 'nothing is left to be undone');
 

@@ -61,7 +61,7 @@ note 'the leader is gone while it is fenced';
 # --------------------------------------------------------------------------
 $operation = stall('p2');
 $patroni->kill_host('p1');
-$patroni->expire_leader;
+$patroni->expire('leader');
 my $members = $patroni->wait(sub { grep { $_->{role} eq 'leader' && $_->{name} ne 'p1' && $_->{state} eq 'running' } values %{ $_[0] } }, 60);
 my ($leader) = grep { $members->{$_}{role} eq 'leader' } keys %$members;
 my $other = $leader eq 'p2' ? 'p3' : 'p2';

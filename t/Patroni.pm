@@ -37,6 +37,8 @@ sub new
 		etcd => $options{etcd} // [ port(), port() ],
 		own_etcd => !$options{etcd},
 		config => $options{config} // '',
+		loop_wait => $options{loop_wait} // 1,
+		tls => $options{tls},
 		parameters => $options{parameters} ? ", $options{parameters}" : '',
 		nodes => {},
 		pids => {},
@@ -78,7 +80,17 @@ sub start_etcd
 	return;
 }
 
-sub start_node
+# The REST interface by TLS, and only for clients with a certificate.
+sub restapi_tls
+{
+	my ($self) = @_;
+	my $dir = $self->{tls} // return '';
+
+	return "\n  certfile: $dir/good.crt\n  keyfile: $dir/good.key\n  cafile: $dir/ca.crt\n  verify_client: required";
+}
+
+# Its configuration; node options "nofailover" and "parameters" (of PostgreSQL, its own).
+sub write_config
 {
 	my ($self, $name) = @_;
 	my $node = $self->{nodes}{$name};
@@ -92,14 +104,14 @@ name: $name
 restapi:
   listen: 127.0.0.1:$node->{rest}
   connect_address: 127.0.0.1:$node->{rest}
-  authentication: {username: rest, password: open-sesame}
+  authentication: {username: rest, password: open-sesame}@{[ $self->restapi_tls ]}
 etcd3:
   host: 127.0.0.1:$self->{etcd}[0]
 bootstrap:
   dcs:
-    ttl: 20
-    loop_wait: 1
-    retry_timeout: 3
+    ttl: @{[ $self->{loop_wait} > 1 ? 30 : 20 ]}
+    loop_wait: $self->{loop_wait}
+    retry_timeout: @{[ $self->{loop_wait} > 1 ? 10 : 3 ]}
     maximum_lag_on_failover: 1048576
 $self->{config}
     postgresql:
@@ -116,11 +128,18 @@ postgresql:
   authentication:
     replication: {username: repl, password: rep-pass}
     superuser: {username: postgres, password: super-pass}
-  parameters: {unix_socket_directories: '$self->{socket}'}
+  parameters: {unix_socket_directories: '$self->{socket}'@{[ $node->{parameters} // '' ]}}
 tags: {nofailover: @{[ $node->{nofailover} ? 'true' : 'false' ]}}
 END
 	close $yml;
-	$self->spawn($name, 'patroni', $file);
+	return $file;
+}
+
+sub start_node
+{
+	my ($self, $name) = @_;
+
+	$self->spawn($name, 'patroni', $self->write_config($name));
 	return;
 }
 
@@ -139,8 +158,17 @@ sub start
 # Where their sockets are, for Writers.
 sub host { return $_[0]{socket} }
 
-sub url { return "http://127.0.0.1:$_[0]{nodes}{$_[1]}{rest}" }
+sub url { return ($_[0]{tls} ? 'https' : 'http') . "://127.0.0.1:$_[0]{nodes}{$_[1]}{rest}" }
 sub urls { my ($self) = @_; return join ', ', map { $self->url($_) } sort keys %{ $self->{nodes} } }
+
+# curl and what it takes to be let in.
+sub curl
+{
+	my ($self) = @_;
+	my $dir = $self->{tls};
+
+	return 'curl -s' . ($dir ? " --cacert $dir/ca.crt --cert $dir/client.crt --key $dir/client.key" : '');
+}
 
 # Members by name, as any node tells.
 sub members
@@ -149,7 +177,7 @@ sub members
 
 	for my $name (sort keys %{ $self->{nodes} })
 	{
-		my $text = `curl -s -m 2 @{[ $self->url($name) ]}/cluster 2>/dev/null`;
+		my $text = `@{[ $self->curl ]} -m 2 @{[ $self->url($name) ]}/cluster 2>/dev/null`;
 		my $cluster = eval { decode_json($text) } or next;
 		return { map { $_->{name} => $_ } @{ $cluster->{members} } };
 	}
@@ -199,7 +227,7 @@ sub leader
 sub call
 {
 	my ($self, $name, $method, $path, $body) = @_;
-	return `curl -s -m 30 -u rest:open-sesame -X $method -d '$body' @{[ $self->url($name) ]}$path 2>/dev/null`;
+	return `@{[ $self->curl ]} -m 30 -u rest:open-sesame -X $method -d '$body' @{[ $self->url($name) ]}$path 2>/dev/null`;
 }
 
 sub sql
@@ -255,11 +283,11 @@ sub kill_host
 	return;
 }
 
-# Has the leader's lock expire now, not only after ttl.
-sub expire_leader
+# Has the leader's lock ("leader"), or a member ("members/p1"), expire now, not only after ttl.
+sub expire
 {
-	my ($self) = @_;
-	my $key = encode_base64("/service/$self->{scope}/leader", '');
+	my ($self, $what) = @_;
+	my $key = encode_base64("/service/$self->{scope}/$what", '');
 
 	return `curl -s -m 5 -X POST -d '{"key": "$key"}' http://127.0.0.1:$self->{etcd}[0]/v3/kv/deleterange 2>/dev/null`;
 }
