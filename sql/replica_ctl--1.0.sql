@@ -388,7 +388,8 @@ CREATE VIEW @extschema@.replica_status AS
 		s.replay_lag_bytes AS lag_bytes, coalesce(s.replay_lag, v.lag) AS lag,
 		p.slot_name AS slot, p.retained_bytes AS slot_wal_bytes,
 		o.operation_id AS operation, o.step, r.since,
-		coalesce(o.message, r.message, v.message, s.message) AS message,
+		CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'this server is a standby, which knows only the registry: ask its primary'
+			ELSE coalesce(o.message, r.message, v.message, s.message) END AS message,
 		(r.facts->>'upstream')::name AS upstream,
 		v.status AS service_status, v.percent AS service_percent, v.polled_at AS service_polled_at,
 		CASE WHEN s.replay_lag IS NULL THEN v.lag_sampled_at END AS lag_sampled_at

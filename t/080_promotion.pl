@@ -204,6 +204,7 @@ is($primary->safe_psql('postgres', "SELECT replica_wait('$r')"), 'succeeded', 'a
 is(fence_phase(), 'down', 'and lifts the fence');
 is($primary->safe_psql('postgres', q{SELECT count(*) FROM replica_events WHERE kind = 'drill' AND detail ? 'writes_stopped_ms'}), 1, 'its event has the times');
 is(on_port($port, 'SELECT pg_is_in_recovery()'), 't', 'nothing was promoted');
+like(on_port($port, "SELECT message FROM replica_status WHERE replica = '$r'"), qr/is a standby.*ask its primary/, 'which says whom to ask');
 
 # ---- forced: the source is lost behind a pause
 
