@@ -107,7 +107,7 @@ for my $round (1 .. $rounds)
 	my ($port, $dir) = split /\|/, $primary->safe_psql('postgres',
 		"SELECT facts->>'port', facts->>'data_directory' FROM replica_ctl.replica WHERE name = '$name'");
 	my $writers = Writers->start($primary, [ $primary->port, $port ], 'aampts');
-	sleep 0.3;
+	$writers->wait_rows(5);
 
 	my $operation = $primary->safe_psql('postgres', "SELECT replica_promote('$name', timeout => '20s')");
 	if ($victim)

@@ -140,12 +140,12 @@ SKIP:
 	ask($main, 'SELECT replica_unfence()');
 	is(ask($main, q{INSERT INTO acked VALUES (-3, 1) RETURNING 'written'}), 'written', 'somebody lifts the fence and writes');
 	my $writers = Writers->start($primary, [ $primary->port, $replica->{port} ], 'aap');
-	sleep 0.5;
+	$writers->wait_rows(1);
 	$primary->stop('fast');
 	$primary->append_conf('postgresql.conf', "replica_ctl.database = 'postgres'");
 	$primary->start;
 	is(wait_operation($primary, $operation), 'succeeded', 'the promotion goes on');
-	sleep 0.5;
+	$writers->wait_rows(1, $replica->{port});
 	$writers->stop;
 	is(ask($main, 'SELECT phase FROM replica_ctl.fence()'), 'promoted', 'behind a fence');
 	is(ask($replica, 'SELECT count(*) FROM acked WHERE client = -3'), 1, 'what was written meanwhile is not lost');

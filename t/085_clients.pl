@@ -140,7 +140,7 @@ SKIP:
 
 	Writers::prepare($primary);
 	my $writers = Writers->start(Bouncer->new($socket), [$bouncer], 'aamm');
-	sleep 1;
+	$writers->wait_rows(20);
 	$ENV{PRIMARY} = "host=127.0.0.1 port=$old dbname=postgres";
 	$ENV{CONSOLE} = "host=$socket port=$bouncer dbname=pgbouncer user=pgbouncer";
 	$ENV{DATABASES} = "$dir/databases.ini";
@@ -154,7 +154,9 @@ SKIP:
 	ok(IPC::Run::run([ @promote, 'r1', '127.0.0.1', $port ], '>', \$out, '2>', \$err), 'PgBouncer: a promotion in a pause')
 	  or diag "$out$err";
 	$promoted = 1;
-	sleep 1;
+	my $query = sub { return (libpq("host=127.0.0.1 port=$port", $_[0]))[1] };
+	my $here = $primary->safe_psql('postgres', 'SELECT count(*) FROM acked');
+	wait_until(sub { ($query->('SELECT count(*) FROM acked') || 0) > $here }, 'writes on the new primary');
 	$writers->stop;
 	leads_to("host=127.0.0.1 port=$bouncer", $port, 'PgBouncer: leads to the new primary');
 
@@ -167,10 +169,8 @@ SKIP:
 	}
 	is(scalar keys %last, 4, 'four clients wrote');
 	is_deeply([ keys %missing ], [], 'no client has seen an error');
-	my $query = sub { return (libpq("host=127.0.0.1 port=$port", $_[0]))[1] };
 	is_deeply([ $writers->lost($query) ], [], 'and no acknowledged commit is lost');
 	my $there = $query->('SELECT count(*) FROM acked');
-	my $here = $primary->safe_psql('postgres', 'SELECT count(*) FROM acked');
 	cmp_ok($there, '>', $here, 'some were made on the new primary');
 	my ($gap) = $writers->gap;
 	note sprintf 'the longest pause was %.0f ms', $gap;

@@ -3,7 +3,9 @@
 #	  acknowledged to them: Perl around bench/writer.c.
 #
 #	  my $writers = Writers->start($primary, [$primary->port, $replica_port], 'ampts');
+#	  $writers->wait_rows(10);             # each has 10 rows acknowledged
 #	  ...
+#	  $writers->wait_rows(1, $replica_port);
 #	  $writers->stop;
 #	  my @lost = $writers->lost(sub { $node->safe_psql('postgres', $_[0]) });
 #	  my ($gap_ms) = $writers->gap;
@@ -14,6 +16,7 @@ use warnings;
 use Carp;
 use Cwd;
 use File::Basename;
+use POSIX ();
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(sleep time);
 
@@ -54,15 +57,37 @@ sub start
 	my $conninfo = sprintf "host=%s port=%s dbname=postgres user=%s connect_timeout=2 target_session_attrs=read-write",
 	  join(',', map { $node->host } @$ports), join(',', @$ports), scalar getpwuid($<);
 
+	# not in the child: it must not end as a test does, which stops the servers
+	my $program = program();
+
 	$self->{pid} = fork() // croak "fork: $!";
 	unless ($self->{pid})
 	{
+		local $SIG{TERM} = 'DEFAULT';
 		open STDOUT, '>', '/dev/null';
 		open STDERR, '>', '/dev/null';
-		exec program(), $conninfo, $modes, $seconds // 300, $self->{log};
-		exit 127;
+		exec { $program } $program, $conninfo, $modes, $seconds // 300, $self->{log} or POSIX::_exit(127);
 	}
 	return $self;
+}
+
+# Waits until each client has at least so many rows acknowledged (by the
+# server of a port: one client at least).
+sub wait_rows
+{
+	my ($self, $rows, $port, $timeout) = @_;
+	my $end = time + ($timeout //= 60);
+
+	while (1)
+	{
+		my %count;
+
+		$count{ defined $port ? 'any' : $_->[0] }++ for grep { !defined $port || $_->[4] == $port } $self->acked;
+		my @enough = grep { $_ >= $rows } values %count;
+		return if @enough >= (defined $port ? 1 : length $self->{modes});
+		croak "waited $timeout s in vain for clients that write" if time > $end;
+		sleep 0.05;
+	}
 }
 
 sub stop
