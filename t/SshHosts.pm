@@ -37,8 +37,7 @@ sub ssh_network
 
 	if ($pid == 0)
 	{
-		exec 'unshare', '--net', 'sleep', '900';
-		POSIX::_exit(1);
+		exec 'unshare', '--net', 'sleep', '900' or POSIX::_exit(1);
 	}
 	push @networks, $pid;
 	wait_until(sub { (readlink("/proc/$pid/ns/net") // '') ne readlink('/proc/self/ns/net') && slurp_file("/proc/$pid/comm") =~ /sleep/ }, 'a network');
