@@ -60,6 +60,9 @@ extern const char *rctl_clone_source_directory(const RctlSource *source);
 /* Called while something of a backup is waited for: raises an error if the backup is lost. */
 extern void rctl_clone_check_session(RctlBackup *backup);
 
+/* Whether files in the target's directory can share their blocks with files in the source's. */
+extern bool rctl_clone_shares(const char *source, const char *target);
+
 /* Raises an error unless the options of a create fit together. */
 extern void rctl_clone_check_options(const RctlMap *options);
 

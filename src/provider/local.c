@@ -77,9 +77,9 @@ static const RctlStep create_checks[] = {
 	{"directory", rctl_standby_check_place, "its data directory can be made"},
 	{"tablespaces", rctl_standby_check_tablespaces, "directories for its tablespaces can be made"},
 	{"source", rctl_standby_check_source, "the server that it follows has the wal_level, walsenders and slots for it"},
-	{"disk", rctl_standby_check_space, "there is room for a copy"},
 	{"replication login", rctl_standby_check_login, "it can log in to the server that it follows"},
 	{"method", rctl_standby_check_method, "the way to copy it that was asked for can be used"},
+	{"disk", rctl_standby_check_space, "there is room for a copy"},
 	{"port", rctl_standby_check_port, "there is a free port for it"},
 	{NULL}
 };

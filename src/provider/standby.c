@@ -141,28 +141,6 @@ rctl_standby_check_programs(RctlOp *op)
 	}
 }
 
-/* An estimate that is too low by what is written meanwhile; better than a disk that fills up. */
-static void
-check_space(RctlOp *op, RctlHost *host, RctlSource *source)
-{
-	const char *directory = rctl_map_get(op->replica->facts, "data_directory");
-	RctlPathInfo info;
-	uint64		needed;
-	RctlRows   *rows = rctl_source_query(source,
-										 "SELECT coalesce(sum(pg_catalog.pg_tablespace_size(oid)), 0)::bigint"
-										 " FROM pg_catalog.pg_tablespace", 0, NULL);
-
-	needed = strtoull(rctl_cell(rows, 0, 0), NULL, 10);
-	host->inspect(host, directory, &info);
-	if (rctl_map_get(op->replica->options, "tablespace_mapping") == NULL && info.free_bytes < needed)
-		ereport(ERROR,
-				(errcode(ERRCODE_DISK_FULL),
-				 errmsg("not enough space for the replica in \"%s\"", info.ancestor),
-				 errdetail("It needs " UINT64_FORMAT " MB, and " UINT64_FORMAT " MB are free.",
-						   needed / 1048576 + 1, info.free_bytes / 1048576),
-				 errhint("Free some, or choose another place with the option data_directory.")));
-}
-
 /* The server's own slot name must not be somebody else's slot. */
 static void
 check_slot_name(RctlOp *op, RctlSource *source)
@@ -218,14 +196,6 @@ rctl_standby_check_source(RctlOp *op)
 	check_slot_name(op, source);
 	if (rctl_standby_wants_synchronous(op->replica->options))
 		rctl_standby_check_synchronous(op);
-}
-
-void
-rctl_standby_check_space(RctlOp *op)
-{
-	RctlHost   *host = rctl_standby_host(op);
-
-	check_space(op, host, rctl_source(op, host));
 }
 
 void

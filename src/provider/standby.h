@@ -11,6 +11,7 @@
  *	  standby_config.c	the replica's configuration files; the option "settings"
  *	  standby_source.c	what a standby follows, and how to log in there and here
  *	  standby_place.c	names, directories, ports: where a replica is put
+ *	  standby_space.c	whether there is room for a copy
  *	  standby_manage.c	drop, attach, and the removal of what was made
  *	  standby_repair.c	repair
  *	  standby_follow.c	follow another server; this server as a replica

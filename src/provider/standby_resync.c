@@ -23,8 +23,6 @@
 #include "postgres.h"
 
 #include <fcntl.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "access/xlog.h"
@@ -66,32 +64,6 @@ control_system(const RctlReplica *replica)
 	got = pg_pread(fd, &control, sizeof(control), 0);
 	CloseTransientFile(fd);
 	return got == sizeof(control) ? control.system_identifier : 0;
-}
-
-/* Whether the file system of the directory clones files of the source. */
-static bool
-clones(const char *source, const char *directory)
-{
-#ifdef FICLONE
-	char	   *probe = psprintf("%s/pgsql_tmp.replica_ctl.probe", directory);
-	int			in = OpenTransientFile(psprintf("%s/PG_VERSION", source), O_RDONLY | PG_BINARY);
-	int			out;
-	bool		cloned;
-
-	if (in < 0)
-		return false;			/* nor can it be copied */
-	out = OpenTransientFile(probe, O_CREAT | O_TRUNC | O_RDWR | PG_BINARY);
-	cloned = out >= 0 && ioctl(out, FICLONE, in) == 0;
-	CloseTransientFile(in);
-	if (out >= 0)
-	{
-		CloseTransientFile(out);
-		unlink(probe);
-	}
-	return cloned;
-#else
-	return false;
-#endif
 }
 
 /* Whether the replica has a directory for each of the source's tablespaces, and no other. */
@@ -137,7 +109,7 @@ rctl_resync_obstacle(RctlOp *op, RctlHost *host, RctlSource *source)
 	if (!same_tablespaces(op, source))
 		return "there are other tablespaces now";
 	/* The old copy costs nothing, and stays a fallback. */
-	if (!unfinished && clones(rctl_clone_source_directory(source), directory))
+	if (!unfinished && rctl_clone_shares(rctl_clone_source_directory(source), directory))
 		return "the file system makes a new copy without copying";
 	return NULL;
 }
