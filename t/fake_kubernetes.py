@@ -10,13 +10,18 @@ And it is nasty on demand: see Control.
     fake_kubernetes.py DIR CRD
 
 DIR holds server.crt, server.key (TLS is always on) and tokens (the valid
-bearer tokens, one a line, read again for every request).  It writes DIR/ports:
+bearer tokens, one a line, read again for every request; after a token may
+stand the file of a manifest: its Role is all that the token may do then).  If
+there is DIR/clients.crt, a client certificate of that authority is a login,
+too.  It writes DIR/ports:
 the API's port and that of the control endpoint, which is plain HTTP:
 
     POST /faults    [{"match": "PATCH .*/clusters/x", "times": 1, "status": 500, ...}]
     POST /settings  {"pace": 0.2, "on_promote": {"x": ["program", "argument"]}, ...}
     POST /patch     {"kind": "clusters", "name": "x", "patch": {...}}: somebody else's change
-    GET  /requests  what was asked: [[method, path, status], ...]
+    POST /expire    lists that were begun before now get 410
+    GET  /requests  what was asked: [[method, path, status, time], ...]
+    GET  /rights    what was allowed by a Role: [[group, resource, verb], ...]
 """
 import base64
 import copy
@@ -43,9 +48,12 @@ changed = threading.Condition(lock)
 objects = {}        # (kind, namespace, name) -> object
 history = []        # (resourceVersion, type, object), for watches
 state = {"rv": 100, "oldest": 0, "uid": 0}
-settings = {"pace": 0.2, "on_promote": {}, "stuck": [], "token": "right", "system_id": SYSTEM_ID}
+settings = {"pace": 0.2, "on_promote": {}, "stuck": [], "token": "right", "system_id": SYSTEM_ID, "keep_token": False,
+            "page": 0}
 faults = []
 requests = []
+rights = []
+generated = {}      # the last serial number that a Cluster has given, by its uid
 directory, crd = sys.argv[1], json.load(open(sys.argv[2]))
 SCHEMA = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
@@ -122,6 +130,31 @@ def is_replica(cluster):
     return (replica.get("self") or cluster["metadata"]["name"]) != replica.get("primary")
 
 
+LABEL = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
+
+
+def check_metadata(kind, metadata):
+    """What Kubernetes itself wants of names and labels."""
+    wrong = []
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", metadata["name"]) or \
+            len(metadata["name"]) > 253:
+        wrong.append(("metadata.name", "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters"))
+    for key, value in metadata.get("labels", {}).items():
+        if not re.fullmatch(LABEL, key.split("/")[-1]) or not re.fullmatch(LABEL, value):
+            wrong.append(("metadata.labels", "a valid label must be an empty string or consist of alphanumeric characters"))
+    if wrong:
+        raise Refused(422, "Invalid", '%s "%s" is invalid: %s' % (kind, metadata["name"], ", ".join("%s: %s" % w for w in wrong)),
+                      name=metadata["name"], causes=[{"reason": "FieldValueInvalid", "message": m, "field": f} for f, m in wrong])
+
+
+def parse_token(token):
+    try:
+        content = json.loads(base64.b64decode(token, validate=True))
+        return content if content.get("databaseSystemIdentifier") else None
+    except ValueError:
+        return None
+
+
 def webhook(new, old):
     """The rules of the operator's admission webhook that a replica client can break."""
     spec, name, wrong = new["spec"], new["metadata"]["name"], []
@@ -136,6 +169,11 @@ def webhook(new, old):
     source = spec.get("bootstrap", {}).get("pg_basebackup", {}).get("source")
     if source is not None and source not in known:
         wrong.append(("spec.bootstrap.pg_basebackup.source", "External cluster %s not found" % source))
+    for i, cluster in enumerate(spec.get("externalClusters", [])):
+        if not cluster.get("connectionParameters") and not cluster.get("plugin"):
+            wrong.append(("spec.externalClusters[%d]" % i, "one of connectionParameters, plugin and barmanObjectStore is required"))
+    if len(set(known)) != len(known):
+        wrong.append(("spec.externalClusters", "the list of external clusters contains duplicate values"))
     if replica:
         for field in ("primary", "self", "source"):
             if replica.get(field) and replica[field] not in known:
@@ -146,14 +184,16 @@ def webhook(new, old):
             wrong.append(("spec.replicaCluster", "minApplyDelay cannot be applied with a promotion token"))
         if replica.get("promotionToken") and is_replica(new):
             wrong.append(("spec.replicaCluster.token", "promotionToken is only allowed for primary clusters"))
+        elif replica.get("promotionToken") and not parse_token(replica["promotionToken"]):
+            wrong.append(("spec.replicaCluster.token", "Invalid promotionToken format"))
         if old is None and is_replica(new) and not set(spec.get("bootstrap", {})) & {"pg_basebackup", "recovery"}:
             wrong.append(("spec.replicaCluster", "replica mode bootstrap is compatible only with pg_basebackup or recovery"))
     if "storage" not in spec or "size" not in spec.get("storage", {}):
         wrong.append(("spec.storage.size", "Size not configured. Please add it, or a storage request in the pvcTemplate."))
     if old is not None:
         if old["status"].get("switchReplicaClusterStatus", {}).get("inProgress") and is_replica(old) != is_replica(new):
-            raise Refused(403, "Forbidden", 'admission webhook "vcluster.cnpg.io" denied the request: '
-                          "cannot modify the replica mode while a transition is in progress")
+            wrong.append(("spec.replica.enabled",
+                          "cannot modify the field while there is an ongoing operation to enable the replica cluster"))
         if spec.get("storage", {}).get("size") != old["spec"].get("storage", {}).get("size") and \
                 spec["storage"].get("size", "") < old["spec"]["storage"].get("size", ""):
             wrong.append(("spec.storage.size", "can't shrink existing storage"))
@@ -230,7 +270,8 @@ class Operator(threading.Thread):
         spec, status, name = cluster["spec"], cluster["status"], cluster["metadata"]["name"]
         phase = status.get("phase")
         if phase is None:
-            status.update(systemID=settings["system_id"], writeService=name + "-rw", readService=name + "-r", latestGeneratedNode=1)
+            status.update(systemID=settings["system_id"], writeService=name + "-rw", readService=name + "-r")
+            generated[cluster["metadata"]["uid"]] = 1
             status["currentPrimary"] = status["targetPrimary"] = name + "-1"
             self.instance(cluster, name + "-1")
             if not is_replica(cluster):
@@ -253,8 +294,8 @@ class Operator(threading.Thread):
                 self.promoted(name)
                 self.phase(cluster, HEALTHY)
         elif len(status["instanceNames"]) < spec["instances"]:
-            status["latestGeneratedNode"] += 1
-            self.instance(cluster, "%s-%d" % (name, status["latestGeneratedNode"]))
+            generated[cluster["metadata"]["uid"]] += 1
+            self.instance(cluster, "%s-%d" % (name, generated[cluster["metadata"]["uid"]]))
             self.phase(cluster, "Creating a new replica")
         elif len(status["instanceNames"]) > spec["instances"]:
             victim = max((n for n in status["instanceNames"] if n != status["currentPrimary"]),
@@ -280,9 +321,10 @@ class Operator(threading.Thread):
         token = replica.get("promotionToken")
         if was_primary and is_replica(cluster):
             switch = status.setdefault("switchReplicaClusterStatus", {})
-            if "inProgress" not in switch or (not switch["inProgress"] and "demotionToken" not in status):
+            if not switch.get("inProgress"):
                 switch["inProgress"] = True
-            else:
+                status.pop("demotionToken", None)
+            elif settings["token"] != "never":
                 switch["inProgress"] = False
                 status["demotionToken"] = {"empty": "", "right": self.token(status, settings["system_id"]),
                                            "wrong": self.token(status, "1")}[settings["token"]]
@@ -291,14 +333,15 @@ class Operator(threading.Thread):
             if token and status.get("phase") != "Promoting to primary cluster":
                 self.phase(cluster, "Promoting to primary cluster")
                 return
-            if token and json.loads(base64.b64decode(token)).get("databaseSystemIdentifier") != status["systemID"]:
+            if token and parse_token(token)["databaseSystemIdentifier"] != status["systemID"]:
                 status["phaseReason"] = "Promotion token content is not correct for current instance"
                 self.phase(cluster, "Cluster is unrecoverable and needs manual intervention")
                 return
             if token:
                 status["lastPromotionToken"] = token
             status["timelineID"] = status.get("timelineID", 1) + 1
-            status.pop("demotionToken", None)
+            if not settings["keep_token"]:
+                status.pop("demotionToken", None)
             status.pop("switchReplicaClusterStatus", None)
             self.promoted(name)
             self.phase(cluster, HEALTHY)
@@ -311,6 +354,14 @@ class Operator(threading.Thread):
 
 
 # ---- HTTP ----
+
+def role_of(manifest, namespace):
+    """The rules of the manifest's Roles for a namespace."""
+    import yaml
+    with open(manifest) as file:
+        return [rule for doc in yaml.safe_load_all(file) if doc["kind"] == "Role" and doc["metadata"]["namespace"] == namespace
+                for rule in doc["rules"]]
+
 
 RESOURCES = {
     "/api/v1": [("pods", "Pod"), ("secrets", "Secret")],
@@ -325,7 +376,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, code, body, headers=(), kind="application/json"):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        requests.append([self.command, self.path, code])
+        requests.append([self.command, self.path, code, time.time()])
         self.send_response(code)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
@@ -346,15 +397,37 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.fault()
         if fault and self.misbehave(fault, url, query, body):
             return
-        tokens = open(os.path.join(directory, "tokens")).read().split()
-        if self.headers.get("Authorization", "") not in ["Bearer " + t for t in tokens]:
+        with open(os.path.join(directory, "tokens")) as file:
+            tokens = dict((line.split() + [None])[:2] for line in file if line.split())
+        token = self.headers.get("Authorization", "")[len("Bearer "):]
+        certified = bool(self.connection.getpeercert())
+        if token not in tokens and not certified:
             return self.refuse(401, "Unauthorized", "Unauthorized")
         try:
+            # a client certificate goes before a token
+            self.authorize(url.path, query, None if certified else tokens[token])
             self.serve(url.path, query, body)
         except Refused as e:
             self.refuse(e.code, e.reason, str(e), **e.details)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+
+    def authorize(self, path, query, manifest):
+        """RBAC, of a token that has a Role."""
+        m = re.fullmatch(r"(/api/v1|/apis/([^/]+)/v1)/namespaces/([^/]+)/([^/]+)(?:/([^/]+)(?:/([^/]+))?)?", path)
+        if manifest is None or not m:
+            return
+        group, namespace, name = m[2] or "", m[3], m[5]
+        resource = m[4] + ("/" + m[6] if m[6] else "")
+        verb = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}.get(self.command)
+        verb = verb or ("get" if name else "watch" if query.get("watch", ["0"])[0] in ("1", "true") else "list")
+        for rule in role_of(manifest, namespace):
+            if group in rule["apiGroups"] and resource in rule["resources"] and verb in rule["verbs"]:
+                rights.append([group, resource, verb])
+                return
+        raise Refused(403, "Forbidden", '%s%s%s is forbidden: User "system:serviceaccount:%s:replica-ctl" cannot %s resource "%s" '
+                      'in API group "%s" in the namespace "%s"' % (m[4], "." + group if group else "", ' "%s"' % name if name else "",
+                                                                   namespace, verb, resource, group, namespace), name=name, kind=m[4])
 
     def fault(self):
         with lock:
@@ -404,7 +477,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(404, "NotFound", "the server could not find the requested resource")
         kind, namespace, name, sub = m[3], m[2], m[4] and urllib.parse.unquote(m[4]), m[5]
         if name is None and self.command == "GET":
-            return self.watch(kind, namespace, query) if query.get("watch", ["0"])[0] in ("1", "true") else self.list(kind, namespace)
+            if query.get("watch", ["0"])[0] in ("1", "true"):
+                return self.watch(kind, namespace, query)
+            return self.list(kind, namespace, query)
         with lock:
             old = objects.get((kind, namespace, name))
             if name is not None and old is None:
@@ -415,7 +490,7 @@ class Handler(BaseHTTPRequestHandler):
             if self.command == "POST":
                 return self.create(kind, namespace, json.loads(body), query)
             if self.command == "DELETE":
-                return self.delete(kind, old, json.loads(body) if body else {})
+                return self.delete(kind, old, json.loads(body) if body else {}, query)
             if self.command in ("PATCH", "PUT"):
                 return self.change(kind, old, sub, body, query)
         return self.refuse(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
@@ -433,18 +508,31 @@ class Handler(BaseHTTPRequestHandler):
             {"name": n, "singularName": "", "namespaced": True, "kind": k,
              "verbs": ["get", "list", "watch", "create", "patch", "update", "delete"]} for n, k in RESOURCES[path]]})
 
-    def list(self, kind, namespace):
+    def list(self, kind, namespace, query):
         with lock:
             items = [o for k, o in sorted(objects.items()) if k[0] == kind and k[1] == namespace]
             kinds = {"pods": "PodList", "secrets": "SecretList", "clusters": "ClusterList"}
+            metadata = {"resourceVersion": str(state["rv"])}
+            limit = int(query.get("limit", ["0"])[0])
+            limit = min(limit, settings["page"] or limit)
+            if query.get("continue"):
+                at = json.loads(base64.b64decode(query["continue"][0]))
+                if at["rv"] < state["oldest"]:
+                    raise Refused(410, "Expired", "The provided continue parameter is too old to display a consistent list result.")
+                items = [o for o in items if o["metadata"]["name"] > at["after"]]
+                metadata["resourceVersion"] = str(at["rv"])
+            if limit and len(items) > limit:
+                items = items[:limit]
+                metadata["continue"] = base64.b64encode(json.dumps(
+                    {"rv": int(metadata["resourceVersion"]), "after": items[-1]["metadata"]["name"]}).encode()).decode()
             return self.answer(200, {"kind": kinds[kind], "apiVersion": GROUP + "/v1" if kind == "clusters" else "v1",
-                                     "metadata": {"resourceVersion": str(state["rv"])}, "items": items})
+                                     "metadata": metadata, "items": items})
 
     def watch(self, kind, namespace, query):
         since = int(query.get("resourceVersion", ["0"])[0] or 0)
         wanted = dict(f.split("=", 1) for f in query.get("fieldSelector", []))
         until = time.time() + float(query.get("timeoutSeconds", ["30"])[0])
-        requests.append([self.command, self.path, 200])
+        requests.append([self.command, self.path, 200, time.time()])
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Connection", "close")
@@ -474,6 +562,7 @@ class Handler(BaseHTTPRequestHandler):
         if (kind, namespace, name) in objects:
             raise Refused(409, "AlreadyExists", '%s "%s" already exists' % (kind, name), name=name, kind=kind)
         warnings = []
+        check_metadata(kind, obj["metadata"])
         if kind == "clusters":
             if obj.get("apiVersion") != GROUP + "/v1" or obj.get("kind") != "Cluster":
                 raise Refused(400, "BadRequest", "the object provided is unrecognized")
@@ -488,11 +577,13 @@ class Handler(BaseHTTPRequestHandler):
             store(kind, obj, "ADDED")
         self.answer(201, obj, [("Warning", '299 - "unknown field \\"%s\\""' % w) for w in warnings])
 
-    def delete(self, kind, old, options):
+    def delete(self, kind, old, options, query):
         wanted = options.get("preconditions", {}).get("uid")
         if wanted and wanted != old["metadata"]["uid"]:
             raise Refused(409, "Conflict", "Precondition failed: UID in precondition: %s, UID in object meta: %s"
                           % (wanted, old["metadata"]["uid"]))
+        if query.get("dryRun") == ["All"]:
+            return self.answer(200, {"kind": "Status", "apiVersion": "v1", "status": "Success"})
         store(kind, old, "DELETED")
         if kind == "clusters":
             for key, pod in list(objects.items()):
@@ -536,7 +627,7 @@ class Control(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self.reply(requests)
+        self.reply(rights if self.path == "/rights" else requests)
 
     def do_POST(self):
         what = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -567,6 +658,9 @@ def main():
     api = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(os.path.join(directory, "server.crt"), os.path.join(directory, "server.key"))
+    if os.path.exists(os.path.join(directory, "clients.crt")):
+        context.load_verify_locations(os.path.join(directory, "clients.crt"))
+        context.verify_mode = ssl.CERT_OPTIONAL
     api.socket = context.wrap_socket(api.socket, server_side=True, do_handshake_on_connect=False)
     api.daemon_threads = True
     control = ThreadingHTTPServer(("127.0.0.1", 0), Control)

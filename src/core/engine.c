@@ -22,9 +22,7 @@
  */
 #include "postgres.h"
 
-#include "access/reloptions.h"
 #include "access/xact.h"
-#include "catalog/pg_user_mapping.h"
 #include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -32,7 +30,6 @@
 #include "storage/lwlock.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "core/board.h"
@@ -129,7 +126,9 @@ rctl_op_progress(RctlOp *op, const char *phase, uint64 bytes_done, uint64 bytes_
 	if (op->dry_run)
 		return;
 	rctl_board_self(&before);
-	if (strcmp(before.phase, phase) != 0 ||
+
+	/* The board has as much of it as there is room for. */
+	if (strncmp(before.phase, phase, RCTL_PHASE_LEN - 1) != 0 ||
 		before.bytes_done != bytes_done || before.bytes_total != bytes_total)
 		rctl_op_alive(op);
 	rctl_board_progress(phase, bytes_done, bytes_total);
@@ -290,37 +289,6 @@ rctl_op_fact_taken(RctlOp *op, const char *fact, const char *value)
 	taken = rctl_store_is_taken(fact, value, op->replica->id);
 	rctl_store_commit();
 	return taken;
-}
-
-char *
-rctl_op_secret(RctlOp *op, const char *option)
-{
-	Oid			users[] = {op->requested_by_id, InvalidOid};	/* InvalidOid: PUBLIC */
-	MemoryContext caller = CurrentMemoryContext;
-	char	   *secret = NULL;
-
-	rctl_store_begin_elsewhere();
-	for (int i = 0; i < lengthof(users) && secret == NULL; i++)
-	{
-		HeapTuple	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(users[i]),
-											ObjectIdGetDatum(op->replica->serverid));
-		bool		isnull;
-		Datum		options;
-
-		if (!HeapTupleIsValid(tuple))
-			continue;
-		options = SysCacheGetAttr(USERMAPPINGUSERSERVER, tuple, Anum_pg_user_mapping_umoptions, &isnull);
-		if (!isnull)
-		{
-			const char *value = rctl_map_get(rctl_map_from_options(untransformRelOptions(options)), option);
-
-			if (value)
-				secret = MemoryContextStrdup(caller, value);
-		}
-		ReleaseSysCache(tuple);
-	}
-	rctl_store_commit();
-	return secret;
 }
 
 void

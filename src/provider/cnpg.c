@@ -17,12 +17,15 @@
 #include "provider/watch.h"
 
 #define CLUSTER_NAME_LENGTH 50	/* the webhook's bound */
+#define NAME_LENGTH 63			/* of a namespace, of a label's value */
 
 static const char *const types[] = {"cluster", "instance", NULL};
 
 static const RctlOptionDef server_options[] = {
 	RCTL_KUBE_SERVER_OPTIONS,
 	{"cluster", RCTL_OPTION_TEXT, "the Cluster that replicas follow, or are instances of; default: a source outside Kubernetes"},
+	{"source_server", RCTL_OPTION_TEXT, "server of this wrapper by which that Cluster is reached, if it is behind another API server"},
+	{"source_namespace", RCTL_OPTION_TEXT, "namespace of that Cluster; default: that of source_server, or of this server"},
 	RCTL_SOURCE_SERVER_OPTIONS,
 	RCTL_WATCH_INTERVAL_OPTION,
 	{NULL}
@@ -54,14 +57,14 @@ static const RctlOptionDef create_options[] = {
 	{"parameters", RCTL_OPTION_OBJECT, "settings of PostgreSQL (spec.postgresql.parameters)"},
 	{"labels", RCTL_OPTION_OBJECT, "labels of the Cluster"},
 	{"spec", RCTL_OPTION_OBJECT, "more fields of the Cluster's spec"},
-	{"source_host", RCTL_OPTION_TEXT, "how Kubernetes reaches the source; default: the server's Cluster"},
+	{"source_host", RCTL_OPTION_TEXT, "how Kubernetes reaches the source; default: the service of the server's Cluster"},
 	{"source_port", RCTL_OPTION_INTEGER, "port of the source, default 5432", 1, 65535},
-	{"source_user", RCTL_OPTION_TEXT, "role with REPLICATION on the source"},
+	{"source_user", RCTL_OPTION_TEXT, "role with REPLICATION on the source; default streaming_replica of the server's Cluster"},
 	{"source_dbname", RCTL_OPTION_TEXT, "database of the source, default postgres"},
 	{"source_sslmode", RCTL_OPTION_TEXT, "default require; verify-full where the source is a Cluster"},
 	{"source_password_secret", RCTL_OPTION_TEXT, "Secret with key password, if not made of the mapping's replication_password"},
-	{"source_tls_secret", RCTL_OPTION_TEXT, "Secret with a client certificate: keys tls.crt and tls.key"},
-	{"source_ca_secret", RCTL_OPTION_TEXT, "Secret with the source's authority: key ca.crt"},
+	{"source_tls_secret", RCTL_OPTION_TEXT, "Secret with a client certificate: keys tls.crt and tls.key; default CLUSTER-replication"},
+	{"source_ca_secret", RCTL_OPTION_TEXT, "Secret with the source's authority: key ca.crt; default CLUSTER-ca"},
 	{NULL}
 };
 
@@ -78,18 +81,45 @@ static const char *const change_options[] = {"instances", NULL};
  * ---------------------------------------------------------------------
  */
 
+/* Cluster: its services are named like it, so that it begins with a letter. */
 static void
-require_label(const char *option, const char *value, int length)
+require_name(const char *option, const char *value, bool cluster)
 {
-	bool		good = value[0] >= 'a' && value[0] <= 'z' && strlen(value) <= length &&
-	value[strlen(value) - 1] != '-' && strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(value);
+	char	   *problem = value ? rctl_kube_name_problem(value, cluster ? CLUSTER_NAME_LENGTH : NAME_LENGTH) : NULL;
 
-	if (!good)
+	if (problem == NULL && value && cluster && (value[0] < 'a' || value[0] > 'z'))
+		problem = "It must begin with a letter.";
+	if (problem)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is no name for a Cluster", value),
-				 errdetail("It must be at most %d lower-case letters, digits and hyphens, and begin with a letter.", length),
+				 errmsg("\"%s\" is no name for a %s", value, cluster ? "Cluster" : "namespace"),
+				 errdetail("%s", problem),
 				 errhint("Set another name with the option %s.", option)));
+}
+
+/* Kubernetes would say so, too, but only when it is asked. */
+static void
+check_labels(const RctlMap *options)
+{
+	const char *text = rctl_map_get(options, "labels");
+	char	   *problem;
+	const RctlJson *labels = text ? rctl_json_parse(text, strlen(text), &problem) : NULL;
+	ListCell   *cell;
+
+	foreach(cell, rctl_json_keys(labels))
+	{
+		char	   *value = rctl_json_text(rctl_json_key(labels, lfirst(cell)), "");
+		const char *allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+		size_t		length = value ? strlen(value) : 0;
+
+		if (value == NULL || length > NAME_LENGTH || strspn(value, allowed) != length ||
+			(length > 0 && (strchr("-_.", value[0]) || strchr("-_.", value[length - 1]))))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid value for label \"%s\"", (char *) lfirst(cell)),
+					 errdetail("It must be at most %d letters, digits, \"-\", \"_\" and \".\", with a letter or digit at both ends.", NAME_LENGTH),
+					 errhint("Kubernetes keeps other texts in annotations.")));
+	}
 }
 
 /* What is made up of other options, or marks what is ours. */
@@ -149,6 +179,14 @@ check_server(const RctlMap *server)
 				 errmsg("invalid value for option \"%s\"", "api_server"),
 				 errdetail("%s", problem),
 				 errhint("It looks like https://host:port.")));
+	require_name("namespace", rctl_map_get(server, "namespace"), false);
+	require_name("source_namespace", rctl_map_get(server, "source_namespace"), false);
+	require_name("cluster", rctl_map_get(server, "cluster"), true);
+	if (rctl_cnpg_source_apart(server) && rctl_map_get(server, "cluster") == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
+				 errmsg("options \"source_server\" and \"source_namespace\" need option \"cluster\""),
+				 errhint("Name the Cluster there that replicas follow.")));
 }
 
 static void
@@ -167,11 +205,12 @@ check_options(RctlOpKind kind, const char *replica, const RctlMap *server, const
 	check_conninfo(rctl_map_get(options, "conninfo"));
 	refuse_fields(options, "spec", made_fields, "There is an option of its own for it.");
 	refuse_fields(options, "labels", our_labels, "It marks what this server made.");
-	if (instance && source == NULL)
+	check_labels(options);
+	if (instance && (source == NULL || rctl_cnpg_source_apart(server)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
-				 errmsg("an instance needs a Cluster"),
-				 errhint("Set the server's option cluster.")));
+				 errmsg("an instance needs a Cluster of its own server and namespace"),
+				 errhint("Use a server with the option cluster, and without source_server and source_namespace.")));
 	if (instance)
 	{
 		if (!create && rctl_map_get(options, "instance") == NULL)
@@ -179,11 +218,10 @@ check_options(RctlOpKind kind, const char *replica, const RctlMap *server, const
 	}
 	else
 	{
-		if (name)
-			require_label("cluster_name", name, CLUSTER_NAME_LENGTH);
+		require_name("cluster_name", name ? name : rctl_cnpg_default_name(replica), true);
 		if (create && rctl_map_get(options, "storage_size") == NULL)
 			missing = "storage_size";
-		else if (create && source == NULL && rctl_map_get(options, "source_host") == NULL)
+		else if (create && (source == NULL || rctl_map_get(server, "source_server")) && rctl_map_get(options, "source_host") == NULL)
 			missing = "source_host";
 		else if (create && source == NULL && rctl_map_get(options, "source_user") == NULL)
 			missing = "source_user";
@@ -242,21 +280,51 @@ cnpg_conninfo(const RctlReplica *replica, const RctlMap *mapping)
  * ---------------------------------------------------------------------
  */
 
+/* "clusters/alpha on server "east", namespace "db""; what a kubeconfig says of the namespace is not read. */
+static char *
+describe_cluster(const char *server, const char *namespace, const char *name)
+{
+	return psprintf("clusters/%s on server \"%s\"%s%s%s", name, server, namespace ? ", namespace \"" : "",
+					namespace ? namespace : "", namespace ? "\"" : "");
+}
+
+static char *
+describe_promotion(RctlOp *op, const char *name)
+{
+	const RctlMap *server = op->server_options;
+	const char *source_server = rctl_map_get(server, "source_server");
+	const char *namespace = rctl_map_get(server, "source_namespace");
+	char	   *replica = describe_cluster(op->replica->server, rctl_map_get(server, "namespace"), name);
+	char	   *source;
+
+	if (rctl_cnpg_is_instance(op->replica))
+		return psprintf("PATCH %s status {targetPrimary}", replica);
+	if (!rctl_cnpg_is_distributed(op->replica))
+		return psprintf("PATCH %s {spec.replica.enabled: false}", replica);
+	if (strcmp(rctl_map_get_default(op->arguments, "mode", "planned"), "forced") == 0)
+		return psprintf("PATCH %s {spec.replica.primary}, without a token: its source has to be made anew", replica);
+	if (namespace == NULL && source_server == NULL)
+		namespace = rctl_map_get(server, "namespace");
+	source = describe_cluster(source_server ? source_server : op->replica->server, namespace,
+							  rctl_map_get_default(server, "cluster", ""));
+	return psprintf("PATCH %s {spec.replica.primary}; its status.demotionToken; PATCH %s {spec.replica.primary, promotionToken}",
+					source, replica);
+}
+
 static char *
 describe_step(RctlOp *op, const char *step)
 {
 	const char *name = rctl_map_get_default(op->replica->facts, "cluster", "NAME");
 	bool		instance = rctl_cnpg_is_instance(op->replica);
+	char	   *cluster = describe_cluster(op->replica->server, rctl_map_get(op->server_options, "namespace"), name);
 
 	if (strcmp(step, "make") == 0)
-		return instance ? psprintf("PATCH %s/.../clusters/%s {spec.instances}", RCTL_CNPG_API, name)
-			: psprintf("POST %s/.../clusters %s", RCTL_CNPG_API, rctl_cnpg_manifest(op, name, NULL));
+		return instance ? psprintf("PATCH %s {spec.instances}", cluster)
+			: psprintf("POST %s %s", cluster, rctl_cnpg_manifest(op, name, NULL));
 	if (strcmp(step, "remove") == 0)
-		return instance ? psprintf("PATCH %s/.../clusters/%s {spec.instances}", RCTL_CNPG_API, name)
-			: psprintf("DELETE %s/.../clusters/%s", RCTL_CNPG_API, name);
+		return instance ? psprintf("PATCH %s {spec.instances}", cluster) : psprintf("DELETE %s", cluster);
 	if (strcmp(step, "promote") == 0)
-		return instance ? psprintf("PATCH %s/.../clusters/%s/status {targetPrimary}", RCTL_CNPG_API, name)
-			: psprintf("PATCH %s/.../clusters/%s {spec.replica}", RCTL_CNPG_API, name);
+		return describe_promotion(op, name);
 	return NULL;
 }
 

@@ -15,15 +15,21 @@
  *	  cnpg_create.c		create and attach, drop, change, undo
  *	  cnpg_spec.c		the Cluster that a create asks for
  *	  cnpg_promote.c	promotions
+ *	  cnpg_move.c		two Clusters change roles
  *	  cnpg_watch.c		the monitor's look
+ *
+ * The source Cluster may be elsewhere: in another namespace (server option
+ * source_namespace), or behind another API server, which another foreign
+ * server (source_server) has the address and the login of.  Every request is
+ * made by the RctlKube of its side, and messages name that.
  *
  * A change is made in a loop: read the Cluster, see whether it is done
  * already, send a patch that names the version that was read.  So a lost
  * answer is harmless, and what somebody else changed meanwhile is seen.
  *
  * Facts, durable: type, cluster (the Cluster's name), instance (the pod's,
- * of type instance), uid (of the Cluster, of type cluster), adopted,
- * distributed, secret (that we made), system_identifier, host, port.
+ * of type instance), uid (of the Cluster), adopted, secret (that we made),
+ * system_identifier, host, port, moved (it has changed roles with its source).
  *
  *-------------------------------------------------------------------------
  */
@@ -45,6 +51,9 @@ typedef struct RctlCnpgCluster
 {
 	const RctlJson *json;
 	char	   *name;
+	char	   *self;			/* its name among externalClusters */
+	char	   *primary;		/* spec.replica.primary: the Clusters are a
+								 * distributed topology */
 	char	   *uid;
 	char	   *version;		/* resourceVersion */
 	int64		wanted;			/* spec.instances */
@@ -60,11 +69,26 @@ typedef struct RctlCnpgCluster
 	int64		timeline;		/* 0: not known */
 	char	   *system_id;
 	bool		replica;		/* by its spec it follows a source */
+	bool		changing_role;	/* a demotion is under way */
+	char	   *demotion_token;
 } RctlCnpgCluster;
 
 /* ---- cnpg_cluster.c ---- */
 
 extern RctlKube *rctl_cnpg_open(RctlOp *op);
+
+/* The same for the side of the source Cluster, which may be another one. */
+extern RctlKube *rctl_cnpg_open_source(RctlOp *op);
+
+/* The replica's, or what it will be: decided once, a fact. */
+extern const char *rctl_cnpg_cluster_name(RctlOp *op);
+
+/* That of a new Cluster if it is not said; palloc'd. */
+extern char *rctl_cnpg_default_name(const char *replica);
+
+/* Whether the source Cluster is not in the namespace of the replicas. */
+extern bool rctl_cnpg_source_apart(const RctlMap *server_options);
+extern bool rctl_cnpg_is_distributed(const RctlReplica *replica);
 extern char *rctl_cnpg_path(RctlKube *kube, const char *cluster, const char *sub);
 extern RctlCnpgCluster *rctl_cnpg_parse(const RctlJson *json);
 
@@ -84,12 +108,25 @@ extern void rctl_cnpg_require_recoverable(const RctlCnpgCluster *cluster);
  */
 typedef const char *(*RctlCnpgDecide) (void *arg, const RctlCnpgCluster *cluster);
 
+/* Asks whether a patch would be accepted, and changes nothing; raises the refusal. */
+extern void rctl_cnpg_try(RctlKube *kube, const char *name, const char *sub, const char *patch, const char *action);
+
 /* Reads, decides and patches until there is nothing to patch.  sub: NULL or "status". */
 extern RctlCnpgCluster *rctl_cnpg_change(RctlKube *kube, const char *name, const char *sub,
 										 RctlCnpgDecide decide, void *arg, const char *action);
 
-/* Waits between two looks. */
-extern void rctl_cnpg_pause(void);
+/*
+ * Looks again and again, until it returns true.  What it allocates is gone
+ * with the next look; kube and arg are the caller's.
+ */
+typedef bool (*RctlCnpgLook) (RctlOp *op, RctlKube *kube, void *arg);
+extern void rctl_cnpg_wait(RctlOp *op, RctlKube *kube, RctlCnpgLook look, void *arg);
+
+/* Raises an error if the Cluster is gone (NULL), or another one of its name than the replica's. */
+extern void rctl_cnpg_require_same(RctlOp *op, const RctlCnpgCluster *cluster);
+
+/* A text as JSON, palloc'd. */
+extern char *rctl_cnpg_quote(const char *text);
 
 /* ---- cnpg_create.c ---- */
 extern const RctlStep rctl_cnpg_create_checks[];
@@ -107,6 +144,25 @@ extern char *rctl_cnpg_manifest(RctlOp *op, const char *name, const char *secret
 
 /* ---- cnpg_promote.c ---- */
 extern const RctlManagedPromotion rctl_cnpg_promotion;
+
+/*
+ * A change that makes the replica a primary, or begins to: that it was asked
+ * for is durable (state "asked") before it is.  If it is refused, and has
+ * changed nothing, that is forgotten before the error is raised.
+ */
+extern void rctl_cnpg_ask(RctlOp *op, RctlKube *kube, const char *name, const char *sub,
+						  RctlCnpgDecide decide, const char *action);
+
+/* ---- cnpg_move.c ---- */
+
+/* A check: both sides know each other and would accept the change of roles. */
+extern void rctl_cnpg_move_check(RctlOp *op);
+
+/* The source gives its token, the replica is asked to be the primary with it. */
+extern void rctl_cnpg_move(RctlOp *op, RctlKube *kube);
+
+/* Makes a source that was demoted a primary again; object is a cleanup record's. */
+extern void rctl_cnpg_move_back(RctlOp *op, const RctlMap *object);
 
 /* ---- cnpg.c ---- */
 

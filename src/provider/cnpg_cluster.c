@@ -13,22 +13,69 @@
 
 #include "lib/stringinfo.h"
 #include "utils/json.h"
+#include "utils/memutils.h"
 
 #include "net/wait.h"
 #include "provider/cnpg.h"
 #include "settings.h"
 
-/* The operator itself looks every few seconds. */
-#define POLL_MS 1000
+/*
+ * Pauses between two looks: short at first, as what a promotion waits for
+ * comes within seconds and keeps writes waiting, and longer for what takes
+ * its time anyway.  A watch would tell no more, and be a connection that is
+ * held open, and that breaks.
+ */
+static const struct
+{
+	int			looks;			/* so often */
+	int			pause_ms;
+}			pauses[] = {
+	{120, 250},
+	{300, 1000},
+	{INT_MAX, 5000},
+};
 
 /* So often may somebody else have changed the Cluster between our look and our patch. */
 #define MAX_CONFLICTS 10
 #define CONFLICT_PAUSE_MS 200
 
+/* A look in somebody's session, or one that is repeated as a whole. */
+static bool
+is_check(RctlOp *op)
+{
+	return op->dry_run || (op->step && (strcmp(op->step, "check") == 0 || strcmp(op->step, "preflight") == 0));
+}
+
 RctlKube *
 rctl_cnpg_open(RctlOp *op)
 {
-	return rctl_kube_open(op->server_options, rctl_op_secret(op, "token"));
+	RctlKube   *kube = rctl_kube_open(op->replica->server, op->server_options, rctl_op_secret(op, "token"));
+
+	kube->brief = is_check(op);
+	return kube;
+}
+
+bool
+rctl_cnpg_source_apart(const RctlMap *server_options)
+{
+	return rctl_map_get(server_options, "source_server") || rctl_map_get(server_options, "source_namespace");
+}
+
+RctlKube *
+rctl_cnpg_open_source(RctlOp *op)
+{
+	const char *server = rctl_map_get(op->server_options, "source_server");
+	const char *namespace = rctl_map_get(op->server_options, "source_namespace");
+	RctlKube   *kube;
+
+	if (server)
+		kube = rctl_kube_open(server, rctl_op_server_options(op, server), rctl_op_server_secret(op, server, "token"));
+	else
+		kube = rctl_cnpg_open(op);
+	if (namespace)
+		rctl_kube_use_namespace(kube, namespace);
+	kube->brief = is_check(op);
+	return kube;
 }
 
 char *
@@ -38,9 +85,34 @@ rctl_cnpg_path(RctlKube *kube, const char *cluster, const char *sub)
 }
 
 void
-rctl_cnpg_pause(void)
+rctl_cnpg_wait(RctlOp *op, RctlKube *kube, RctlCnpgLook look, void *arg)
 {
-	rctl_sleep(POLL_MS);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "look at a Cluster", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	int			p = 0;
+
+	for (int looks = 0; !look(op, kube, arg); looks++)
+	{
+		if (looks >= pauses[p].looks)
+		{
+			looks = 0;
+			p++;
+		}
+		MemoryContextReset(context);
+		rctl_sleep(pauses[p].pause_ms);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+char *
+rctl_cnpg_quote(const char *text)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	escape_json(&json, text);
+	return json.data;
 }
 
 static List *
@@ -109,6 +181,12 @@ rctl_cnpg_parse(const RctlJson *json)
 	cluster->target_primary = rctl_json_text(status, "targetPrimary");
 	cluster->system_id = rctl_json_text(status, "systemID");
 	cluster->replica = follows_source(json);
+	cluster->self = rctl_json_text(json, "spec/replica/self");
+	if (cluster->self == NULL || cluster->self[0] == '\0')
+		cluster->self = cluster->name;
+	cluster->primary = rctl_json_text(json, "spec/replica/primary");
+	cluster->changing_role = rctl_json_bool(status, "switchReplicaClusterStatus/inProgress", false);
+	cluster->demotion_token = rctl_json_text(status, "demotionToken");
 	if (cluster->current_primary)
 	{
 		const RctlJson *reported = rctl_json_key(rctl_json_find(status, "instancesReportedState"),
@@ -126,7 +204,7 @@ rctl_cnpg_get(RctlKube *kube, const char *name, bool missing_ok)
 	RctlKubeAnswer *answer = rctl_kube_ask(kube, "GET", rctl_cnpg_path(kube, name, NULL), NULL,
 										   psprintf("get Cluster \"%s\"", name));
 
-	if (answer->status == 404 && missing_ok && strcmp(answer->reason, "NotFound") == 0)
+	if (missing_ok && rctl_kube_missing(answer, name))
 		return NULL;
 	if (!rctl_kube_ok(answer))
 		rctl_kube_raise(answer);
@@ -171,12 +249,39 @@ versioned(const char *patch, const char *version)
 	return text.data;
 }
 
-RctlCnpgCluster *
-rctl_cnpg_change(RctlKube *kube, const char *name, const char *sub, RctlCnpgDecide decide, void *arg,
-				 const char *action)
+/*
+ * A field that this version of CloudNativePG does not know would be dropped
+ * with a warning that nobody reads: so the fields of a spec are checked.
+ */
+static char *
+patch_path(RctlKube *kube, const char *name, const char *sub, bool dry_run)
+{
+	return psprintf("%s%s%s%s", rctl_cnpg_path(kube, name, sub), sub ? "" : "?fieldValidation=Strict",
+					dry_run ? (sub ? "?" : "&") : "", dry_run ? "dryRun=All" : "");
+}
+
+void
+rctl_cnpg_try(RctlKube *kube, const char *name, const char *sub, const char *patch, const char *action)
+{
+	RctlKubeAnswer *answer = rctl_kube_ask(kube, "PATCH", patch_path(kube, name, sub, true), patch,
+										   psprintf("%s (dry run)", action));
+
+	if (!rctl_kube_ok(answer))
+		rctl_kube_raise(answer);
+}
+
+/*
+ * The loop of rctl_cnpg_change(): NULL if an answer shows that what was last
+ * asked is not done; then *refusal is that answer.  unsure: something that was
+ * asked before it may have been done.
+ */
+static RctlCnpgCluster *
+change(RctlKube *kube, const char *name, const char *sub, RctlCnpgDecide decide, void *arg,
+	   const char *action, RctlKubeAnswer **refusal, bool *unsure)
 {
 	RctlKubeAnswer *answer = NULL;
 
+	*unsure = false;
 	for (int i = 0; i < MAX_CONFLICTS; i++)
 	{
 		RctlCnpgCluster *cluster = rctl_cnpg_get(kube, name, false);
@@ -184,12 +289,17 @@ rctl_cnpg_change(RctlKube *kube, const char *name, const char *sub, RctlCnpgDeci
 
 		if (patch == NULL)
 			return cluster;
-		answer = rctl_kube_ask(kube, "PATCH", rctl_cnpg_path(kube, name, sub),
+		answer = rctl_kube_ask(kube, "PATCH", patch_path(kube, name, sub, false),
 							   versioned(patch, cluster->version), action);
-		if (!rctl_kube_ok(answer) && answer->status != 0 && strcmp(answer->reason, "Conflict") != 0)
-			rctl_kube_raise(answer);
-		if (!rctl_kube_ok(answer))
-			rctl_sleep(CONFLICT_PAUSE_MS);
+		if (rctl_kube_ok(answer))
+			continue;
+		*unsure |= answer->lost || (answer->status >= 500 && answer->status != 503);
+		if (!answer->lost && strcmp(answer->reason, "Conflict") != 0)
+		{
+			*refusal = answer;
+			return NULL;
+		}
+		rctl_sleep(CONFLICT_PAUSE_MS);
 	}
 	if (rctl_kube_ok(answer))
 		ereport(ERROR,
@@ -197,4 +307,63 @@ rctl_cnpg_change(RctlKube *kube, const char *name, const char *sub, RctlCnpgDeci
 				 errmsg("Cluster \"%s\" does not stay as we set it", name),
 				 errhint("See who else changes it: kubectl get clusters.postgresql.cnpg.io %s --show-managed-fields -o yaml.", name)));
 	rctl_kube_raise(answer);
+}
+
+RctlCnpgCluster *
+rctl_cnpg_change(RctlKube *kube, const char *name, const char *sub, RctlCnpgDecide decide, void *arg,
+				 const char *action)
+{
+	RctlKubeAnswer *refusal = NULL;
+	bool		unsure;
+	RctlCnpgCluster *cluster = change(kube, name, sub, decide, arg, action, &refusal, &unsure);
+
+	if (cluster == NULL)
+		rctl_kube_raise(refusal);
+	return cluster;
+}
+
+/* A change that is asked for: decide, and what to note before it is sent. */
+typedef struct Question
+{
+	RctlOp	   *op;
+	RctlCnpgDecide decide;
+} Question;
+
+static const char *
+decide_question(void *arg, const RctlCnpgCluster *cluster)
+{
+	Question   *question = arg;
+	RctlOp	   *op = question->op;
+	const char *patch = question->decide(op, cluster);
+
+	if (patch && rctl_map_get(op->state, "asked") == NULL)
+	{
+		rctl_map_set(op->state, "asked", "true");
+		rctl_op_save(op);
+	}
+	return patch;
+}
+
+void
+rctl_cnpg_ask(RctlOp *op, RctlKube *kube, const char *name, const char *sub, RctlCnpgDecide decide,
+			  const char *action)
+{
+	Question	question = {op, decide};
+	RctlKubeAnswer *refusal = NULL;
+	RctlCnpgCluster *cluster = NULL;
+	bool		before = rctl_map_get(op->state, "asked") != NULL;
+	bool		unsure;
+
+	if (change(kube, name, sub, decide_question, &question, action, &refusal, &unsure))
+		return;
+
+	/* Nothing is under way, unless something else was asked before. */
+	if (before || unsure)
+		cluster = rctl_cnpg_get(kube, name, true);
+	if (!(before || unsure) || cluster == NULL || decide(op, cluster) != NULL)
+	{
+		rctl_map_set(op->state, "asked", NULL);
+		rctl_op_save(op);
+	}
+	rctl_kube_raise(refusal);
 }

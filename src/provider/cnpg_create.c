@@ -54,11 +54,26 @@ operation_annotation(RctlOp *op)
 	return psprintf("replica-ctl/%s", operation_mark(op));
 }
 
-static const char *
-cluster_of(RctlOp *op)
+bool
+rctl_cnpg_is_distributed(const RctlReplica *replica)
+{
+	return strcmp(rctl_map_get_default(replica->options, "distributed", "false"), "true") == 0;
+}
+
+char *
+rctl_cnpg_default_name(const char *replica)
+{
+	char	   *name = pstrdup(replica);
+
+	for (char *c = name; *c; c++)
+		*c = *c == '_' ? '-' : pg_ascii_tolower((unsigned char) *c);
+	return name;
+}
+
+const char *
+rctl_cnpg_cluster_name(RctlOp *op)
 {
 	const char *name = rctl_map_get(op->replica->facts, "cluster");
-	char	   *made;
 
 	if (name)
 		return name;
@@ -72,14 +87,7 @@ cluster_of(RctlOp *op)
 				 errmsg("server \"%s\" does not say which Cluster the instance belongs to", op->replica->server),
 				 errhint("Set it with ALTER SERVER %s OPTIONS (ADD cluster '...').",
 						 quote_identifier(op->replica->server))));
-	if (name == NULL)
-	{
-		made = pstrdup(op->replica->name);
-		for (char *c = made; *c; c++)
-			*c = *c == '_' ? '-' : pg_ascii_tolower((unsigned char) *c);
-		name = made;
-	}
-	rctl_map_set(op->replica->facts, "cluster", name);
+	rctl_map_set(op->replica->facts, "cluster", name ? name : rctl_cnpg_default_name(op->replica->name));
 	return rctl_map_get(op->replica->facts, "cluster");
 }
 
@@ -97,11 +105,20 @@ named_object(const char *name)
  * ---------------------------------------------------------------------
  */
 
+/* Where the operator's own certificate is not what it logs in to the source by. */
+static char *
+source_password(RctlOp *op)
+{
+	bool		certificate = rctl_map_get(op->server_options, "cluster") && rctl_map_get(op->replica->options, "source_user") == NULL;
+
+	return certificate ? NULL : rctl_op_secret(op, "replication_password");
+}
+
 /* The API server answers, and the Cluster that is the source is well. */
 static void
 check_source(RctlOp *op)
 {
-	RctlKube   *kube = rctl_cnpg_open(op);
+	RctlKube   *kube = rctl_cnpg_open_source(op);
 	const char *source = rctl_map_get(op->server_options, "cluster");
 	RctlCnpgCluster *cluster;
 	char	   *progress;
@@ -109,20 +126,25 @@ check_source(RctlOp *op)
 	rctl_map_set(op->replica->facts, "type", rctl_cnpg_is_instance(op->replica) ? "instance" : "cluster");
 	if (source == NULL)
 	{
-		(void) cluster_of(op);
+		(void) rctl_cnpg_cluster_name(op);
 		return;
 	}
 	cluster = rctl_cnpg_get(kube, source, false);
 	rctl_cnpg_require_recoverable(cluster);
+	if (rctl_cnpg_is_distributed(op->replica) && strcmp(cluster->self, rctl_cnpg_cluster_name(op)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a distributed replica cannot be called \"%s\", like its source", cluster->self),
+				 errhint("Choose another name with the option cluster_name.")));
 	if (!rctl_cnpg_healthy(cluster, &progress))
-		rctl_op_warn(op, progress, NULL, "Cluster \"%s\" is not in healthy state", source);
+		rctl_op_warn(op, psprintf("%s: %s.", kube->what, progress), NULL, "Cluster \"%s\" is not in healthy state", source);
 }
 
 static void
 check_name(RctlOp *op)
 {
 	RctlKube   *kube = rctl_cnpg_open(op);
-	const char *name = cluster_of(op);
+	const char *name = rctl_cnpg_cluster_name(op);
 
 	if (rctl_cnpg_is_instance(op->replica))
 		return;
@@ -133,12 +155,45 @@ check_name(RctlOp *op)
 				 errhint("Choose another name with the option cluster_name, or take it over with replica_attach().")));
 }
 
+/* Asks whether we may, and does nothing; that there is nothing of that name is fine. */
+static void
+try_delete(RctlKube *kube, const char *path, const char *action)
+{
+	RctlKubeAnswer *answer = rctl_kube_ask(kube, "DELETE", psprintf("%s?dryRun=All", path), NULL,
+										   psprintf("%s (dry run)", action));
+
+	if (!rctl_kube_ok(answer) && answer->status != 404)
+		rctl_kube_raise(answer);
+}
+
+/* What could be made but not deleted would be left behind by an undo. */
+static void
+check_rights(RctlOp *op)
+{
+	RctlKube   *kube = rctl_cnpg_open(op);
+	const char *name = rctl_cnpg_cluster_name(op);
+	RctlKubeAnswer *answer;
+
+	if (rctl_cnpg_is_instance(op->replica))
+		return;
+	try_delete(kube, rctl_cnpg_path(kube, name, NULL), psprintf("delete Cluster \"%s\"", name));
+	if (source_password(op) == NULL)
+		return;
+	name = psprintf("%s-source-dry-run", name);
+	answer = rctl_kube_ask(kube, "POST", psprintf("%s?dryRun=All", rctl_kube_path(kube, "/api/v1", "secrets", NULL, NULL)),
+						   psprintf("{\"apiVersion\":\"v1\",\"kind\":\"Secret\",\"metadata\":{\"name\":%s}}", rctl_cnpg_quote(name)),
+						   "create a Secret (dry run)");
+	if (!rctl_kube_ok(answer))
+		rctl_kube_raise(answer);
+	try_delete(kube, rctl_kube_path(kube, "/api/v1", "secrets", name, NULL), "delete a Secret");
+}
+
 /* Kubernetes and the operator's webhook look at the very request, and do nothing. */
 static void
 check_manifest(RctlOp *op)
 {
 	RctlKube   *kube = rctl_cnpg_open(op);
-	const char *name = cluster_of(op);
+	const char *name = rctl_cnpg_cluster_name(op);
 	RctlKubeAnswer *answer;
 
 	if (rctl_cnpg_is_instance(op->replica))
@@ -153,7 +208,7 @@ check_manifest(RctlOp *op)
 	else
 		answer = rctl_kube_ask(kube, "POST",
 							   psprintf("%s?dryRun=All&fieldValidation=Strict", rctl_cnpg_path(kube, NULL, NULL)),
-							   rctl_cnpg_manifest(op, name, rctl_op_secret(op, "replication_password") ? "dry-run" : NULL),
+							   rctl_cnpg_manifest(op, name, source_password(op) ? "dry-run" : NULL),
 							   psprintf("create Cluster \"%s\" (dry run)", name));
 	if (!rctl_kube_ok(answer))
 		rctl_kube_raise(answer);
@@ -162,6 +217,7 @@ check_manifest(RctlOp *op)
 const RctlStep rctl_cnpg_create_checks[] = {
 	{"kubernetes", check_source, "the API server accepts our login, and the source is there"},
 	{"name", check_name, "no other Cluster has its name"},
+	{"rights", check_rights, "what will be made may be taken back, too"},
 	{"manifest", check_manifest, "Kubernetes and the operator accept what will be asked for"},
 	{NULL}
 };
@@ -216,8 +272,10 @@ decide_scale_up(void *arg, const RctlCnpgCluster *cluster)
 {
 	RctlOp	   *op = arg;
 
+	rctl_cnpg_require_same(op, cluster);
 	if (is_marked(cluster, operation_annotation(op)))
 		return NULL;
+	rctl_map_set(op->replica->facts, "uid", cluster->uid);
 	rctl_map_set_json(op->state, "before", names_to_json(cluster->instances));
 	rctl_op_save(op);
 	return scale_patch(cluster->wanted + 1, operation_annotation(op), true);
@@ -227,10 +285,11 @@ static void
 scale_up(RctlOp *op)
 {
 	RctlKube   *kube = rctl_cnpg_open(op);
-	const char *name = cluster_of(op);
+	const char *name = rctl_cnpg_cluster_name(op);
 	RctlMap    *object = named_object(name);
 
 	rctl_map_set(object, "annotation", operation_annotation(op));
+	rctl_map_set(object, "namespace", kube->namespace);
 	rctl_op_cleanup_add(op, "instance", object, false);
 	(void) rctl_cnpg_change(kube, name, NULL, decide_scale_up, op,
 							psprintf("scale Cluster \"%s\" up", name));
@@ -268,8 +327,8 @@ find_new_instance(RctlOp *op, RctlKube *kube, const RctlCnpgCluster *cluster)
 static const char *
 make_secret(RctlOp *op, RctlKube *kube)
 {
-	char	   *password = rctl_op_secret(op, "replication_password");
-	char	   *name = psprintf("%s-source-" INT64_FORMAT, cluster_of(op), op->id);
+	char	   *password = source_password(op);
+	char	   *name = psprintf("%s-source-%s", rctl_cnpg_cluster_name(op), operation_mark(op));
 	char	   *encoded;
 	int			length;
 	RctlKubeAnswer *answer;
@@ -300,12 +359,13 @@ static void
 make_cluster(RctlOp *op)
 {
 	RctlKube   *kube = rctl_cnpg_open(op);
-	const char *name = cluster_of(op);
+	const char *name = rctl_cnpg_cluster_name(op);
 	RctlMap    *object = named_object(name);
 	RctlKubeAnswer *answer = NULL;
 	const char *secret;
 
 	rctl_map_set(object, "mark", operation_mark(op));
+	rctl_map_set(object, "namespace", kube->namespace);
 	rctl_op_cleanup_add(op, "cluster", object, false);
 	secret = make_secret(op, kube);
 	for (int i = 0; i < CREATE_ATTEMPTS; i++)
@@ -332,6 +392,11 @@ make_cluster(RctlOp *op)
 		if (!rctl_kube_ok(answer) && !answer->lost && strcmp(answer->reason, "AlreadyExists") != 0)
 			rctl_kube_raise(answer);
 	}
+	if (rctl_kube_ok(answer))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("Cluster \"%s\" was made, and is gone again", name),
+				 errhint("See who deletes it.")));
 	rctl_kube_raise(answer);
 }
 
@@ -364,8 +429,8 @@ set_endpoint(RctlOp *op, RctlKube *kube, const RctlCnpgCluster *cluster)
 }
 
 /* A Cluster that was deleted and made again is not ours. */
-static void
-require_same(RctlOp *op, const RctlCnpgCluster *cluster)
+void
+rctl_cnpg_require_same(RctlOp *op, const RctlCnpgCluster *cluster)
 {
 	const char *uid = rctl_map_get(op->replica->facts, "uid");
 
@@ -377,45 +442,40 @@ require_same(RctlOp *op, const RctlCnpgCluster *cluster)
 				 errhint("Forget the replica with SELECT replica_detach(%s).", quote_literal_cstr(op->replica->name))));
 }
 
+static bool
+look_ready(RctlOp *op, RctlKube *kube, void *arg)
+{
+	RctlCnpgCluster *cluster = rctl_cnpg_get(kube, rctl_cnpg_cluster_name(op), true);
+	char	   *progress;
+	bool		healthy;
+
+	rctl_cnpg_require_same(op, cluster);
+	rctl_cnpg_require_recoverable(cluster);
+	healthy = rctl_cnpg_healthy(cluster, &progress);
+	rctl_op_progress(op, progress, cluster->ready, cluster->wanted);
+	if (rctl_cnpg_is_instance(op->replica))
+	{
+		char	   *found = find_new_instance(op, kube, cluster);
+
+		if (found == NULL || !rctl_cnpg_has(cluster->healthy, found))
+			return false;
+		rctl_map_set(op->replica->facts, "instance", found);
+	}
+	else if (!cluster->replica)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("Cluster \"%s\" is a primary, not a replica", cluster->name),
+				 errhint("Somebody has changed its spec.replica.")));
+	else if (!healthy || !cluster->role_known || cluster->is_primary)
+		return false;
+	set_endpoint(op, kube, cluster);
+	return true;
+}
+
 static void
 wait_until_ready(RctlOp *op)
 {
-	RctlKube   *kube = rctl_cnpg_open(op);
-	bool		instance = rctl_cnpg_is_instance(op->replica);
-
-	for (;;)
-	{
-		RctlCnpgCluster *cluster = rctl_cnpg_get(kube, cluster_of(op), true);
-		char	   *found = NULL;
-		char	   *progress;
-		bool		healthy;
-
-		require_same(op, cluster);
-		rctl_cnpg_require_recoverable(cluster);
-		healthy = rctl_cnpg_healthy(cluster, &progress);
-		rctl_op_progress(op, progress, cluster->ready, cluster->wanted);
-		if (instance)
-		{
-			found = find_new_instance(op, kube, cluster);
-			if (found && rctl_cnpg_has(cluster->healthy, found))
-			{
-				rctl_map_set(op->replica->facts, "instance", found);
-				set_endpoint(op, kube, cluster);
-				return;
-			}
-		}
-		else if (healthy && cluster->role_known && !cluster->is_primary)
-		{
-			set_endpoint(op, kube, cluster);
-			return;
-		}
-		else if (healthy && cluster->role_known)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("Cluster \"%s\" is a primary, not a replica", cluster->name),
-					 errhint("Somebody has changed its spec.replica.")));
-		rctl_cnpg_pause();
-	}
+	rctl_cnpg_wait(op, rctl_cnpg_open(op), look_ready, NULL);
 }
 
 /* By SQL, where the replica can be reached from here; it exists, whatever this says. */
@@ -455,8 +515,8 @@ settle(RctlOp *op)
 {
 	verify(op);
 	if (rctl_cnpg_is_instance(op->replica))
-		(void) rctl_cnpg_change(rctl_cnpg_open(op), cluster_of(op), NULL, decide_unmark, operation_annotation(op),
-								psprintf("patch Cluster \"%s\"", cluster_of(op)));
+		(void) rctl_cnpg_change(rctl_cnpg_open(op), rctl_cnpg_cluster_name(op), NULL, decide_unmark, operation_annotation(op),
+								psprintf("patch Cluster \"%s\"", rctl_cnpg_cluster_name(op)));
 }
 
 const RctlStep rctl_cnpg_create_steps[] = {
@@ -477,7 +537,7 @@ attach(RctlOp *op)
 {
 	RctlKube   *kube = rctl_cnpg_open(op);
 	bool		is_instance = rctl_cnpg_is_instance(op->replica);
-	const char *name = cluster_of(op);
+	const char *name = rctl_cnpg_cluster_name(op);
 	const char *instance = rctl_map_get(op->replica->options, "instance");
 	RctlCnpgCluster *cluster = rctl_cnpg_get(kube, name, false);
 
@@ -488,17 +548,25 @@ attach(RctlOp *op)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("Cluster \"%s\" has no instance \"%s\"", name, instance ? instance : ""),
 				 errhint("Name one of its pods with the option instance.")));
+	if (!is_instance && cluster->replica && (cluster->primary != NULL) != rctl_cnpg_is_distributed(op->replica))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("Cluster \"%s\" is %s", name,
+						cluster->primary ? "part of a distributed topology" : "no part of a distributed topology"),
+				 errdetail("Its spec.replica.primary is %s.", cluster->primary ? rctl_cnpg_quote(cluster->primary) : "not set"),
+				 errhint("Set the option distributed to %s.", cluster->primary ? "true" : "false")));
 	if (is_instance ? strcmp(instance, cluster->current_primary ? cluster->current_primary : "") == 0 : !cluster->replica)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("\"%s\" is a primary, not a replica", is_instance ? instance : name)));
+				 errmsg("\"%s\" is a primary, not a replica", is_instance ? instance : name),
+				 errhint("Attach what follows it.")));
 	if (!rctl_op_reserve(op, "pod", psprintf("%s/%s/%s", kube->url, kube->namespace, is_instance ? instance : name)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("\"%s\" is a replica here already", is_instance ? instance : name),
 				 errhint("SELECT replica FROM replica_status lists the replicas.")));
 	rctl_map_set(op->replica->facts, "instance", is_instance ? instance : NULL);
-	rctl_map_set(op->replica->facts, "uid", is_instance ? NULL : cluster->uid);
+	rctl_map_set(op->replica->facts, "uid", cluster->uid);
 	set_endpoint(op, kube, cluster);
 	verify(op);
 }
@@ -550,6 +618,16 @@ require_removable(const RctlCnpgCluster *cluster, const char *instance)
 	}
 }
 
+/* As it is now; NULL if it is gone, or another one has its name. */
+static RctlCnpgCluster *
+our_cluster(RctlOp *op, RctlKube *kube)
+{
+	const char *uid = rctl_map_get(op->replica->facts, "uid");
+	RctlCnpgCluster *cluster = rctl_cnpg_get(kube, rctl_cnpg_cluster_name(op), true);
+
+	return cluster && uid && strcmp(cluster->uid, uid) != 0 ? NULL : cluster;
+}
+
 static void
 drop_check(RctlOp *op)
 {
@@ -565,7 +643,7 @@ drop_check(RctlOp *op)
 				 errdetail("A drop would delete its data."),
 				 errhint("Forget it with SELECT replica_detach(%s), or delete it with SELECT replica_drop(%s, force => true).",
 						 quoted, quoted)));
-	cluster = rctl_cnpg_get(kube, cluster_of(op), true);
+	cluster = our_cluster(op, kube);
 	if (cluster == NULL)
 		return;
 	if (rctl_cnpg_is_instance(op->replica))
@@ -583,6 +661,7 @@ drop_check(RctlOp *op)
 				 errdetail("A drop would delete its data."),
 				 errhint("Forget it with SELECT replica_detach(%s), or delete it with SELECT replica_drop(%s, force => true).",
 						 quoted, quoted)));
+	try_delete(kube, rctl_cnpg_path(kube, cluster->name, NULL), psprintf("delete Cluster \"%s\"", cluster->name));
 }
 
 typedef struct ScaleDown
@@ -652,7 +731,7 @@ static void
 drop_remove(RctlOp *op)
 {
 	RctlKube   *kube = rctl_cnpg_open(op);
-	const char *name = cluster_of(op);
+	const char *name = rctl_cnpg_cluster_name(op);
 	ScaleDown	down = {operation_annotation(op), rctl_map_get(op->replica->facts, "instance"), false};
 
 	if (!rctl_cnpg_is_instance(op->replica))
@@ -663,31 +742,34 @@ drop_remove(RctlOp *op)
 			delete_object(kube, rctl_cnpg_path(kube, name, NULL), uid, psprintf("delete Cluster \"%s\"", name));
 		drop_secret(kube, rctl_map_get(op->replica->facts, "secret"));
 	}
-	else if (rctl_cnpg_get(kube, name, true))
+	else if (our_cluster(op, kube))
 		(void) rctl_cnpg_change(kube, name, NULL, decide_scale_down, &down, psprintf("scale Cluster \"%s\" down", name));
+}
+
+static bool
+look_gone(RctlOp *op, RctlKube *kube, void *arg)
+{
+	RctlCnpgCluster *cluster = our_cluster(op, kube);
+
+	if (cluster == NULL)
+		return true;
+	if (rctl_cnpg_is_instance(op->replica)
+		? !rctl_cnpg_has(cluster->instances, rctl_map_get(op->replica->facts, "instance"))
+		: rctl_map_get(op->replica->facts, "uid") == NULL)
+		return true;
+	rctl_op_progress(op, "waiting until it is deleted", 0, 0);
+	return false;
 }
 
 static void
 drop_wait(RctlOp *op)
 {
 	RctlKube   *kube = rctl_cnpg_open(op);
-	const char *name = cluster_of(op);
-	const char *instance = rctl_map_get(op->replica->facts, "instance");
-	const char *uid = rctl_map_get(op->replica->facts, "uid");
-	RctlCnpgCluster *cluster;
 
-	while ((cluster = rctl_cnpg_get(kube, name, true)) != NULL)
-	{
-		if (rctl_cnpg_is_instance(op->replica)
-			? !rctl_cnpg_has(cluster->instances, instance)
-			: uid == NULL || strcmp(cluster->uid, uid) != 0)
-			break;
-		rctl_op_progress(op, "waiting until it is deleted", 0, 0);
-		rctl_cnpg_pause();
-	}
-	if (cluster && rctl_cnpg_is_instance(op->replica))
-		(void) rctl_cnpg_change(kube, name, NULL, decide_unmark, operation_annotation(op),
-								psprintf("patch Cluster \"%s\"", name));
+	rctl_cnpg_wait(op, kube, look_gone, NULL);
+	if (rctl_cnpg_is_instance(op->replica) && our_cluster(op, kube))
+		(void) rctl_cnpg_change(kube, rctl_cnpg_cluster_name(op), NULL, decide_unmark, operation_annotation(op),
+								psprintf("patch Cluster \"%s\"", rctl_cnpg_cluster_name(op)));
 }
 
 const RctlStep rctl_cnpg_drop_checks[] = {
@@ -713,27 +795,36 @@ decide_instances(void *arg, const RctlCnpgCluster *cluster)
 	RctlOp	   *op = arg;
 	int64		wanted = strtoll(rctl_map_get_default(op->arguments, "instances", "1"), NULL, 10);
 
-	require_same(op, cluster);
+	rctl_cnpg_require_same(op, cluster);
 	if (cluster->wanted == wanted)
 		return NULL;
 	return psprintf("{\"spec\":{\"instances\":" INT64_FORMAT "}}", wanted);
+}
+
+static bool
+look_scaled(RctlOp *op, RctlKube *kube, void *arg)
+{
+	RctlCnpgCluster *cluster = rctl_cnpg_get(kube, rctl_cnpg_cluster_name(op), true);
+	char	   *progress;
+
+	rctl_cnpg_require_same(op, cluster);
+	rctl_cnpg_require_recoverable(cluster);
+	if (rctl_cnpg_healthy(cluster, &progress))
+		return true;
+	rctl_op_progress(op, progress, cluster->ready, cluster->wanted);
+	return false;
 }
 
 static void
 change_instances(RctlOp *op)
 {
 	RctlKube   *kube = rctl_cnpg_open(op);
-	const char *name = cluster_of(op);
-	char	   *progress;
+	const char *name = rctl_cnpg_cluster_name(op);
 
 	if (rctl_cnpg_is_instance(op->replica))
 		return;
 	(void) rctl_cnpg_change(kube, name, NULL, decide_instances, op, psprintf("scale Cluster \"%s\"", name));
-	while (!rctl_cnpg_healthy(rctl_cnpg_get(kube, name, false), &progress))
-	{
-		rctl_op_progress(op, progress, 0, 0);
-		rctl_cnpg_pause();
-	}
+	rctl_cnpg_wait(op, kube, look_scaled, NULL);
 }
 
 const RctlStep rctl_cnpg_change_steps[] = {
@@ -756,6 +847,11 @@ rctl_cnpg_cleanup(RctlOp *op, const RctlCleanup *record)
 	if (strcmp(record->type, "secret") == 0)
 	{
 		drop_secret(kube, name);
+		return;
+	}
+	if (strcmp(record->type, "demotion") == 0)
+	{
+		rctl_cnpg_move_back(op, record->object);
 		return;
 	}
 	cluster = rctl_cnpg_get(kube, name, true);

@@ -63,54 +63,86 @@ secret_key(const char *secret, const char *key)
 	return json.data;
 }
 
-/* One of externalClusters: a Cluster of this namespace, reached as its operator lets its own replicas. */
-static char *
-known_cluster(const RctlMap *options, const char *name)
+/* One of externalClusters. */
+typedef struct Source
 {
-	const char *tls = psprintf("%s-replication", name);
+	const char *name;
+	const char *host;
+	const char *port;
+	const char *user;
+	const char *dbname;
+	const char *sslmode;
+	const char *password;		/* Secrets, or NULL */
+	const char *tls;
+	const char *ca;
+} Source;
+
+static char *
+external_cluster(const Source *source)
+{
 	StringInfoData json;
 
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
-	add_text(&json, "name", name);
+	add_text(&json, "name", source->name);
 	appendStringInfoString(&json, ",\"connectionParameters\":{");
-	add_text(&json, "host", psprintf("%s-rw", name));
-	add_text(&json, "port", "5432");
-	add_text(&json, "user", "streaming_replica");
-	add_text(&json, "dbname", "postgres");
-	add_text(&json, "sslmode", rctl_map_get_default(options, "source_sslmode", "verify-full"));
+	add_text(&json, "host", source->host);
+	add_text(&json, "port", source->port);
+	add_text(&json, "user", source->user);
+	add_text(&json, "dbname", source->dbname);
+	add_text(&json, "sslmode", source->sslmode);
 	appendStringInfoChar(&json, '}');
-	add_json(&json, "sslKey", secret_key(tls, "tls.key"));
-	add_json(&json, "sslCert", secret_key(tls, "tls.crt"));
-	add_json(&json, "sslRootCert", secret_key(psprintf("%s-ca", name), "ca.crt"));
+	add_json(&json, "password", secret_key(source->password, "password"));
+	add_json(&json, "sslKey", secret_key(source->tls, "tls.key"));
+	add_json(&json, "sslCert", secret_key(source->tls, "tls.crt"));
+	add_json(&json, "sslRootCert", secret_key(source->ca, "ca.crt"));
 	appendStringInfoChar(&json, '}');
 	return json.data;
 }
 
-/* One of externalClusters: the PostgreSQL server that the options describe. */
-static char *
-plain_source(const RctlMap *options, const char *secret)
+/* A Cluster, reached as its operator lets its own replicas. */
+static Source
+known_cluster(const char *name)
 {
-	const char *tls = rctl_map_get(options, "source_tls_secret");
-	const char *password = secret ? secret : rctl_map_get(options, "source_password_secret");
-	StringInfoData json;
+	return (Source)
+	{
+		.name = name,
+			.host = psprintf("%s-rw", name),
+			.port = "5432",
+			.user = "streaming_replica",
+			.dbname = "postgres",
+			.sslmode = "verify-full",
+			.tls = psprintf("%s-replication", name),
+			.ca = psprintf("%s-ca", name),
+	};
+}
 
-	initStringInfo(&json);
-	appendStringInfoChar(&json, '{');
-	add_text(&json, "name", PLAIN_SOURCE);
-	appendStringInfoString(&json, ",\"connectionParameters\":{");
-	add_text(&json, "host", rctl_map_get(options, "source_host"));
-	add_text(&json, "port", rctl_map_get_default(options, "source_port", "5432"));
-	add_text(&json, "user", rctl_map_get(options, "source_user"));
-	add_text(&json, "dbname", rctl_map_get_default(options, "source_dbname", "postgres"));
-	add_text(&json, "sslmode", rctl_map_get_default(options, "source_sslmode", "require"));
-	appendStringInfoChar(&json, '}');
-	add_json(&json, "password", secret_key(password, "password"));
-	add_json(&json, "sslKey", secret_key(tls, "tls.key"));
-	add_json(&json, "sslCert", secret_key(tls, "tls.crt"));
-	add_json(&json, "sslRootCert", secret_key(rctl_map_get(options, "source_ca_secret"), "ca.crt"));
-	appendStringInfoChar(&json, '}');
-	return json.data;
+/* The source as the options describe it; what they leave out is as for the server's Cluster. */
+static char *
+source_cluster(RctlOp *op, const char *name, const char *secret)
+{
+	const RctlMap *options = op->replica->options;
+	const char *namespace = rctl_map_get(op->server_options, "source_namespace");
+	const char *user = rctl_map_get(options, "source_user");
+	Source		source = {.name = name, .port = "5432", .dbname = "postgres", .sslmode = "require"};
+
+	if (rctl_map_get(op->server_options, "cluster"))
+		source = known_cluster(name);
+	if (namespace && source.host)
+		source.host = psprintf("%s.%s.svc", source.host, namespace);
+
+	/* A role of its own has no certificate of the operator's. */
+	if (user)
+		source.tls = NULL;
+	source.host = rctl_map_get_default(options, "source_host", source.host);
+	source.port = rctl_map_get_default(options, "source_port", source.port);
+	source.user = user ? user : source.user;
+	source.dbname = rctl_map_get_default(options, "source_dbname", source.dbname);
+	source.sslmode = rctl_map_get_default(options, "source_sslmode", source.sslmode);
+	source.tls = rctl_map_get_default(options, "source_tls_secret", source.tls);
+	source.ca = rctl_map_get_default(options, "source_ca_secret", source.ca);
+	source.password = secret ? secret : rctl_map_get(options, "source_password_secret");
+	return external_cluster(&source);
 }
 
 /* As CloudNativePG reads a duration. */
@@ -130,7 +162,7 @@ replica_stanza(RctlOp *op, const char *name, const char *source)
 
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
-	if (strcmp(rctl_map_get_default(options, "distributed", "false"), "true") == 0)
+	if (rctl_cnpg_is_distributed(op->replica))
 	{
 		add_text(&json, "self", name);
 		add_text(&json, "primary", source);
@@ -161,12 +193,12 @@ storage(const char *size, const char *class)
 static char *
 external_clusters(RctlOp *op, const char *name, const char *source, const char *secret)
 {
-	const RctlMap *options = op->replica->options;
-	bool		known = rctl_map_get(op->server_options, "cluster") != NULL;
-	bool		distributed = strcmp(rctl_map_get_default(options, "distributed", "false"), "true") == 0;
+	Source		self = known_cluster(name);
 
-	return psprintf("[%s%s%s]", known ? known_cluster(options, source) : plain_source(options, secret),
-					distributed ? "," : "", distributed ? known_cluster(options, name) : "");
+	/* A distributed one must be able to name itself, too. */
+	return psprintf("[%s%s%s]", source_cluster(op, source, secret),
+					rctl_cnpg_is_distributed(op->replica) ? "," : "",
+					rctl_cnpg_is_distributed(op->replica) ? external_cluster(&self) : "");
 }
 
 static char *

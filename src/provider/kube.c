@@ -17,6 +17,7 @@
 
 /* Enough for a restart of the API server's node. */
 #define ATTEMPTS 5
+#define BRIEF_ATTEMPTS 2
 
 typedef struct Asking
 {
@@ -96,16 +97,13 @@ rctl_kube_ask(RctlKube *kube, const char *method, const char *path, const char *
 {
 	Asking		asking = {kube, method, path, body, action};
 	RctlHttpRetry retry = {
-		.attempts = ATTEMPTS,
+		.attempts = kube->brief ? BRIEF_ATTEMPTS : ATTEMPTS,
 		.idempotent = strcmp(method, "GET") == 0,
 		.judge = judge,
 	};
 	RctlHttpResponse *response = rctl_http_call(&retry, make_request, &asking);
-	RctlKubeAnswer *answer = rctl_kube_answer(asking.request, response);
 
-	if (answer->status == 0 && !answer->lost)
-		rctl_http_raise(asking.request, response);
-	return answer;
+	return rctl_kube_answer(asking.request, response);
 }
 
 /* The fields that were found wrong, one a line. */
@@ -127,9 +125,82 @@ causes(const RctlKubeAnswer *answer)
 	return rctl_redact(text.data);
 }
 
+/* The verb by which RBAC knows a request. */
+static const char *
+verb_of(const RctlHttpRequest *request, bool named)
+{
+	if (strcmp(request->method, "POST") == 0)
+		return "create";
+	if (strcmp(request->method, "PATCH") == 0)
+		return "patch";
+	if (strcmp(request->method, "DELETE") == 0)
+		return "delete";
+	return named ? "get" : "list";
+}
+
+/*
+ * The rule that a role must have for a request, as it stands in a manifest,
+ * and the namespace; out of ".../namespaces/NS/KIND/NAME/SUB?QUERY".
+ */
+static char *
+rule_for(const RctlHttpRequest *request, char **namespace)
+{
+	const char *group = strstr(request->url, "/apis/");
+	const char *rest = strstr(request->url, "/namespaces/");
+	char	   *parts[4] = {"", "", "", ""};	/* namespace, kind, name, sub */
+
+	rest = rest ? rest + strlen("/namespaces/") : "";
+	for (int i = 0; i < lengthof(parts) && *rest; i++)
+	{
+		size_t		length = strcspn(rest, "/?");
+
+		parts[i] = pnstrdup(rest, length);
+		if (rest[length] != '/')
+			break;
+		rest += length + 1;
+	}
+	*namespace = parts[0];
+	group = group ? pnstrdup(group + strlen("/apis/"), strcspn(group + strlen("/apis/"), "/")) : "\"\"";
+	return psprintf("{apiGroups: [%s], resources: [%s%s%s], verbs: [%s]}", group, parts[1],
+					parts[3][0] ? "/" : "", parts[3], verb_of(request, parts[2][0] != '\0'));
+}
+
+/*
+ * RBAC says which verb of which resource it is; a quota, a namespace that is
+ * going or a webhook say something else, which no role can change.
+ */
+static RCTL_NORETURN void raise_forbidden(const RctlKubeAnswer *answer, const char *detail);
+
+static void
+raise_forbidden(const RctlKubeAnswer *answer, const char *detail)
+{
+	const RctlHttpRequest *request = answer->request;
+	char	   *namespace;
+	char	   *rule = rule_for(request, &namespace);
+	bool		by_role = strstr(answer->message, "cannot ") != NULL && strstr(answer->message, " resource ") != NULL;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("%s does not allow: %s", request->what, request->action),
+			 errdetail("%s", detail),
+			 by_role
+			 ? errhint("Add the rule %s to the role of that account in namespace \"%s\"; docs/cnpg.md has the whole manifest.",
+					   rule, namespace)
+			 : errhint("It is no role that is missing: the message says what stands in the way.")));
+}
+
+bool
+rctl_kube_missing(const RctlKubeAnswer *answer, const char *name)
+{
+	char	   *its = rctl_json_text(answer->object, "details/name");
+
+	return answer->status == 404 && strcmp(answer->reason, "NotFound") == 0 && its && strcmp(its, name) == 0;
+}
+
 void
 rctl_kube_raise(const RctlKubeAnswer *answer)
 {
+	const char *what = answer->request->what;
 	const char *action = answer->request->action;
 	char	   *detail;
 
@@ -142,36 +213,37 @@ rctl_kube_raise(const RctlKubeAnswer *answer)
 		case 401:
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
-					 errmsg("Kubernetes does not accept our login"),
+					 errmsg("%s does not accept our login", what),
 					 errdetail("%s", detail),
 					 errhint("The token may have expired: make a new one with kubectl create token.")));
 			break;
 		case 403:
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("Kubernetes does not allow: %s", action),
-					 errdetail("%s", detail),
-					 errhint("Give the service account the role of the manifest in docs/cnpg.md.")));
+			raise_forbidden(answer, detail);
 			break;
 		case 404:
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("Kubernetes does not know what was asked for: %s", action),
+					 errmsg("%s does not know what was asked for: %s", what, action),
 					 errdetail("%s", detail),
-					 errhint("See kubectl get clusters.postgresql.cnpg.io --all-namespaces.")));
+					 rctl_json_text(answer->object, "details/name")
+					 ? errhint("See kubectl get clusters.postgresql.cnpg.io --all-namespaces.")
+					 : errhint("See with kubectl api-resources whether CloudNativePG is installed there, and correct the option api_server if it is.")));
 			break;
 		case 409:
 			ereport(ERROR,
 					(errcode(strcmp(answer->reason, "AlreadyExists") == 0 ? ERRCODE_DUPLICATE_OBJECT : ERRCODE_OBJECT_IN_USE),
-					 errmsg("Kubernetes refused: %s", action),
-					 errdetail("%s", detail)));
+					 errmsg("%s refused: %s", what, action),
+					 errdetail("%s", detail),
+					 strcmp(answer->reason, "AlreadyExists") == 0
+					 ? errhint("Choose another name.")
+					 : errhint("Somebody else keeps changing it: see who with kubectl get --show-managed-fields -o yaml.")));
 			break;
 		case 400:
 		case 415:
 		case 422:
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("Kubernetes refused: %s", action),
+					 errmsg("%s refused: %s", what, action),
 					 errdetail("%s", detail),
 					 errhint("Correct the options of the call, or the Cluster.")));
 			break;
@@ -179,7 +251,7 @@ rctl_kube_raise(const RctlKubeAnswer *answer)
 			ereport(ERROR,
 					(errcode(answer->status == 429 || answer->status >= 500 ?
 							 ERRCODE_CANNOT_CONNECT_NOW : ERRCODE_FDW_ERROR),
-					 errmsg("Kubernetes failed: %s", action),
+					 errmsg("%s failed: %s", what, action),
 					 errdetail("%s", detail),
 					 errhint("It is tried again; see the API server's log if it stays so.")));
 	}

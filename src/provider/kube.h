@@ -22,9 +22,12 @@
 /* An API server and a login there; never log it.  Fields that do not apply are NULL. */
 typedef struct RctlKube
 {
+	const char *server;			/* of the foreign server */
+	char	   *what;			/* for messages: Kubernetes (server "k8s",
+								 * namespace "db") */
+	bool		brief;			/* somebody waits: fewer attempts */
 	char	   *url;			/* without a slash at its end */
 	char	   *namespace;
-	char	   *source;			/* for messages: "kubeconfig \"/x\"" */
 	char	   *ca_file;
 	char	   *ca_pem;
 	char	   *token;
@@ -46,11 +49,17 @@ typedef struct RctlKube
 	{"namespace", RCTL_OPTION_TEXT, "namespace of the clusters; default: that of the context or of the pod, else \"default\""}
 
 /*
- * Reads the options (and the files that they name).  token: from the user
- * mapping, goes before all others; or NULL.  Raises an error if there is no
- * API server or no login.  Does not use the network.
+ * Reads the options of a foreign server (and the files that they name).  token:
+ * from the user mapping, goes before all others; or NULL.  Raises an error if
+ * there is no API server or no login.  Does not use the network.
  */
-extern RctlKube *rctl_kube_open(const RctlMap *server_options, const char *token);
+extern RctlKube *rctl_kube_open(const char *server, const RctlMap *server_options, const char *token);
+
+/* From now on of another namespace. */
+extern void rctl_kube_use_namespace(RctlKube *kube, const char *namespace);
+
+/* Why a name of an object or a namespace is none, as a sentence; NULL: it is a good one (RFC 1123 label). */
+extern char *rctl_kube_name_problem(const char *name, int length);
 
 /* A request, for rctl_http_*; body NULL: none.  path begins with a slash. */
 extern const RctlHttpRequest *rctl_kube_request(const RctlKube *kube, const char *method, const char *path,
@@ -84,6 +93,9 @@ extern RctlKubeAnswer *rctl_kube_answer(const RctlHttpRequest *request, const Rc
 
 /* Raises the failure of an answer that is not ok, with Kubernetes' message and a hint. */
 extern RCTL_NORETURN void rctl_kube_raise(const RctlKubeAnswer *answer);
+
+/* Whether it says that there is no object of that name, and not that there is no such API at all. */
+extern bool rctl_kube_missing(const RctlKubeAnswer *answer, const char *name);
 
 /* "/apis/postgresql.cnpg.io/v1/namespaces/NS/clusters/NAME"; name NULL: all; sub NULL: the object. */
 extern char *rctl_kube_path(const RctlKube *kube, const char *api, const char *kind, const char *name, const char *sub);

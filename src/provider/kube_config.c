@@ -126,6 +126,45 @@ refuse(const char *path, const char *what, const char *hint)
 			 errhint("%s", hint)));
 }
 
+/*
+ * What would be done otherwise than the file says is refused, not left out: an
+ * "as" that is not obeyed, say, is more rights than were meant.
+ */
+static void
+require_usable(const RctlJson *cluster, const RctlJson *user, const char *path)
+{
+	static const struct
+	{
+		const char *key;
+		bool		of_user;
+		const char *what;
+		const char *hint;
+	}			refused[] = {
+		{"exec", true, "It starts a program to log in.",
+		"Use the token of a service account: kubectl create token, and the server's option token_file."},
+		{"auth-provider", true, "It starts a program to log in.",
+		"Use the token of a service account: kubectl create token, and the server's option token_file."},
+		{"username", true, "It logs in by a user's name and a password.",
+		"Use a token or a client certificate."},
+		{"as", true, "It acts as somebody else (impersonation).",
+		"Use a token of that account itself: kubectl create token."},
+		{"tls-server-name", false, "It asks for another name in the API server's certificate.",
+		"Use an address that the certificate is for, in the server's option api_server."},
+		{"proxy-url", false, "It goes through a proxy of its own.",
+		"Set https_proxy and no_proxy in the environment of this server, and remove proxy-url."},
+	};
+	char	   *insecure = rctl_json_text(cluster, "insecure-skip-tls-verify");
+
+	if (insecure && pg_strcasecmp(insecure, "false") != 0)
+		refuse(path, "It does not verify the API server's certificate.",
+			   "Give the certificate's authority by certificate-authority.");
+	for (int i = 0; i < lengthof(refused); i++)
+	{
+		if (rctl_json_key(refused[i].of_user ? user : cluster, refused[i].key))
+			refuse(path, refused[i].what, refused[i].hint);
+	}
+}
+
 static void
 read_kubeconfig(RctlKube *kube, const char *path, const char *context_name)
 {
@@ -136,7 +175,6 @@ read_kubeconfig(RctlKube *kube, const char *path, const char *context_name)
 	const RctlJson *context;
 	const RctlJson *cluster;
 	const RctlJson *user;
-	char	   *insecure;
 
 	if (config == NULL)
 		refuse(path, psprintf("It could not be read: %s", problem), "Write it again.");
@@ -148,18 +186,8 @@ read_kubeconfig(RctlKube *kube, const char *path, const char *context_name)
 	if (context == NULL || cluster == NULL || user == NULL)
 		refuse(path, psprintf("It has no whole context \"%s\".", context_name ? context_name : ""),
 			   "Name another one with the server's option context.");
-	insecure = rctl_json_text(cluster, "insecure-skip-tls-verify");
-	if (insecure && strcmp(insecure, "true") == 0)
-		refuse(path, "It does not verify the API server's certificate.",
-			   "Give the certificate's authority by certificate-authority.");
-	if (rctl_json_find(user, "exec") || rctl_json_find(user, "auth-provider"))
-		refuse(path, "It starts a program to log in.",
-			   "Use the token of a service account: kubectl create token, and the server's option token_file.");
-	if (rctl_json_find(cluster, "tls-server-name") || rctl_json_find(user, "username"))
-		refuse(path, "tls-server-name and username cannot be used.",
-			   "Use a token or a client certificate, and the name that is in the server's certificate.");
+	require_usable(cluster, user, path);
 
-	kube->source = psprintf("kubeconfig \"%s\"", path);
 	kube->url = rctl_json_text(cluster, "server");
 	kube->namespace = rctl_json_text(context, "namespace");
 	kube->ca_pem = decoded(cluster, "certificate-authority-data", path);
@@ -177,6 +205,19 @@ read_kubeconfig(RctlKube *kube, const char *path, const char *context_name)
  * ---------------------------------------------------------------------
  */
 
+/* The directory that Kubernetes mounts into every pod. */
+static const char *
+service_account(void)
+{
+#ifdef RCTL_TEST
+	const char *elsewhere = getenv("RCTL_TEST_SERVICE_ACCOUNT");
+
+	if (elsewhere)
+		return elsewhere;
+#endif
+	return SERVICE_ACCOUNT;
+}
+
 static void
 use_service_account(RctlKube *kube)
 {
@@ -189,11 +230,10 @@ use_service_account(RctlKube *kube)
 				 errmsg("this server does not run in a pod"),
 				 errdetail("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set."),
 				 errhint("Use the options api_server and token_file, or kubeconfig.")));
-	kube->source = "the pod's service account";
 	kube->url = psprintf(strchr(host, ':') ? "https://[%s]:%s" : "https://%s:%s", host, port);
-	kube->ca_file = SERVICE_ACCOUNT "/ca.crt";
-	kube->token_file = SERVICE_ACCOUNT "/token";
-	kube->namespace = trimmed(read_file(SERVICE_ACCOUNT "/namespace"));
+	kube->ca_file = psprintf("%s/ca.crt", service_account());
+	kube->token_file = psprintf("%s/token", service_account());
+	kube->namespace = trimmed(read_file(psprintf("%s/namespace", service_account())));
 }
 
 /* ---------------------------------------------------------------------
@@ -211,34 +251,43 @@ override(char **field, const RctlMap *options, const char *name)
 		*field = pstrdup(value);
 }
 
+void
+rctl_kube_use_namespace(RctlKube *kube, const char *namespace)
+{
+	kube->namespace = pstrdup(namespace);
+	kube->what = psprintf("Kubernetes (server \"%s\", namespace \"%s\")", kube->server, namespace);
+}
+
 RctlKube *
-rctl_kube_open(const RctlMap *options, const char *token)
+rctl_kube_open(const char *server, const RctlMap *options, const char *token)
 {
 	RctlKube   *kube = palloc0(sizeof(RctlKube));
 	const char *kubeconfig = rctl_map_get(options, "kubeconfig");
 	char	   *problem;
 	size_t		length;
 
-	kube->source = "the server's options";
+	kube->server = server;
 	if (kubeconfig)
 		read_kubeconfig(kube, kubeconfig, rctl_map_get(options, "context"));
 	else if (strcmp(rctl_map_get_default(options, "in_cluster", "false"), "true") == 0)
 		use_service_account(kube);
 	override(&kube->url, options, "api_server");
-	override(&kube->token_file, options, "token_file");
 	override(&kube->namespace, options, "namespace");
 	if (rctl_map_get(options, "ca_file"))
 	{
 		override(&kube->ca_file, options, "ca_file");
 		kube->ca_pem = NULL;
 	}
-	if (token)
+	if (token || rctl_map_get(options, "token_file"))
 	{
-		kube->token = pstrdup(token);
+		/* A client certificate would go before it, and be somebody else. */
+		kube->cert_pem = kube->cert_file = kube->key_pem = kube->key_file = NULL;
+		kube->token = token ? pstrdup(token) : NULL;
 		kube->token_file = NULL;
+		if (token == NULL)
+			override(&kube->token_file, options, "token_file");
 	}
-	if (kube->namespace == NULL)
-		kube->namespace = "default";
+	rctl_kube_use_namespace(kube, kube->namespace ? kube->namespace : "default");
 
 	if (kube->url == NULL)
 		ereport(ERROR,
@@ -266,7 +315,27 @@ rctl_kube_open(const RctlMap *options, const char *token)
 static const char *
 current_token(const RctlKube *kube)
 {
-	return kube->token_file ? trimmed(read_file(kube->token_file)) : kube->token;
+	const char *token = kube->token_file ? trimmed(read_file(kube->token_file)) : kube->token;
+
+	if (token && (*token == '\0' || strpbrk(token, " \t\r\n")))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
+				 kube->token_file ? errmsg("file \"%s\" does not hold a token", kube->token_file)
+				 : errmsg("option \"token\" is not a token"),
+				 errdetail("A token is one word."),
+				 errhint("Write the output of kubectl create token there.")));
+	return token;
+}
+
+char *
+rctl_kube_name_problem(const char *name, int length)
+{
+	size_t		used = strlen(name);
+
+	if (used > 0 && used <= length && name[0] != '-' && name[used - 1] != '-' &&
+		strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == used)
+		return NULL;
+	return psprintf("It must be 1 to %d lower-case letters, digits and hyphens, with no hyphen at either end.", length);
 }
 
 const RctlHttpRequest *
@@ -295,7 +364,7 @@ rctl_kube_request(const RctlKube *kube, const char *method, const char *path, co
 	request->url = psprintf("%s%s", kube->url, path);
 	request->headers = headers;
 	request->body = body;
-	request->what = "Kubernetes";
+	request->what = kube->what;
 	request->action = action;
 	request->once = strcmp(method, "GET") != 0;
 	request->ca_file = kube->ca_file;

@@ -611,6 +611,14 @@ extern void rctl_op_event(RctlOp *op, const char *severity, const char *kind,
 extern char *rctl_op_secret(RctlOp *op, const char *option);
 
 /*
+ * Another foreign server of the same wrapper, which an option of op's server
+ * names, with its mapping for the requester.  An error is raised if it is not
+ * there, or the requester has no USAGE on it.
+ */
+extern RctlMap *rctl_op_server_options(RctlOp *op, const char *server);
+extern char *rctl_op_server_secret(RctlOp *op, const char *server, const char *option);
+
+/*
  * Sets a fact of op's replica, durably, unless another replica of this
  * registry has the same; false if one has.  Two operations that run at the
  * same time never both succeed.
