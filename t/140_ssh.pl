@@ -193,7 +193,7 @@ left_ok('repair');
 #
 sql('CREATE TABLE big AS SELECT repeat(md5(i::text), 20) AS t FROM generate_series(1, 10000) i');
 {
-	my $slow = sql(q{SELECT replica_create('slow', 'h1', '{"max_rate": 4096}')});
+	my $slow = sql(q{SELECT replica_create('slow', 'h1', '{"max_rate": 512}')});
 	sql(q{SELECT replica_create('quick', 'h1')});
 	wait_for($primary, "SELECT phase = 'copying' AND bytes_done > 0 AND bytes_total > 0 AND progress > 0 FROM replica_operations WHERE operation = $slow");
 	pass('progress is seen');
