@@ -83,7 +83,8 @@ for my $type (qw(server directory slot))
 		my $operation = sql(q{SELECT replica_create('r')});
 		stalled($operation, 'catch_up');
 		fault("undo.$type.$when=crash*1");
-		sql("SELECT replica_cancel($operation)");
+		# the crash may come before the answer
+		$primary->psql('postgres', "SELECT replica_cancel($operation)");
 		wait_until(sub { slurp_file($primary->logfile) =~ /injecting fault undo/ }, 'the fault in the undo');
 		wait_for($primary, 'SELECT true');
 		fault('');
