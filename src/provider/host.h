@@ -53,6 +53,14 @@ typedef struct RctlPathInfo
 	uint64		free_bytes;		/* there, for an unprivileged user */
 } RctlPathInfo;
 
+/* What is to be written to a file. */
+typedef struct RctlHostFile
+{
+	const char *name;			/* in its directory */
+	const char *content;
+	int			mode;
+} RctlHostFile;
+
 struct RctlHost
 {
 	const char *name;			/* for messages: "this host" */
@@ -82,7 +90,12 @@ struct RctlHost
 	/* At most the last max_bytes of a file; NULL if there is no such file. */
 	char	   *(*read_file) (RctlHost *host, const char *path, size_t max_bytes);
 
-	/* Replaces the file in one go, durably, with exactly this mode. */
+	/*
+	 * Replaces each file of a directory in one go, in this order, with
+	 * exactly its mode; they are durable when all are written.  Ended by a
+	 * NULL name.  write_file: a single one.
+	 */
+	void		(*write_files) (RctlHost *host, const char *directory, const RctlHostFile *files);
 	void		(*write_file) (RctlHost *host, const char *path, const char *content, int mode);
 
 	/* Removes a file; true if it was there. */

@@ -282,6 +282,13 @@ local_set_mode(RctlHost *host, const char *path, int mode)
 		file_error("set permissions of", path);
 }
 
+static void
+local_write_files(RctlHost *host, const char *directory, const RctlHostFile *files)
+{
+	for (; files->name; files++)
+		local_write_file(host, psprintf("%s/%s", directory, files->name), files->content, files->mode);
+}
+
 /* Lets a long removal be interrupted and be seen as progress. */
 static void
 breathe(RctlHost *host, int *files)
@@ -793,6 +800,7 @@ rctl_host_local(RctlOp *op, const RctlMap *server_options)
 	host->run = local_run;
 	host->inspect = local_inspect;
 	host->read_file = local_read_file;
+	host->write_files = local_write_files;
 	host->write_file = local_write_file;
 	host->remove_file = local_remove_file;
 	host->make_directory = local_make_directory;

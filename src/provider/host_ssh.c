@@ -65,7 +65,11 @@ static const char functions[] =
 "}\n"
 "fail() { printf '%s\\n' \"$*\"; return 1; }\n"
 
-/* what the other functions need, then what is known of the host */
+/*
+ * What the other functions need, then what is known of the host.  Arguments:
+ * how many directories may have the programs, those, and directories for
+ * sockets.
+ */
 "rctl_look() {\n"
 "	for t in awk cat chmod dd env grep head id ls mkdir mktemp mv readlink rm rmdir setsid stat sync tail timeout tr wc; do\n"
 "		command -v \"$t\" >/dev/null || { fail \"program $t is missing\"; return 1; }\n"
@@ -73,15 +77,17 @@ static const char functions[] =
 "	[ -d /proc/self ] || { fail \"there is no /proc\"; return 1; }\n"
 "	printf 'os_user=%s\\nhome=%s\\n' \"$(id -un)\" \"$HOME\"\n"
 "	[ -d \"$HOME\" ] && [ -w \"$HOME\" ] && printf 'home_writable=1\\n'\n"
-"	set -- $SSH_CONNECTION\n"
-"	printf 'client=%s\\nserver=%s\\n' \"$1\" \"$3\"\n"
+"	printf 'client=%s\\n' \"${SSH_CONNECTION%% *}\"\n"
+"	i=$1 b=''; shift\n"
+"	while [ \"$i\" -gt 0 ]; do\n"
+"		[ -n \"$b\" ] || { [ -x \"$1/pg_basebackup\" ] && [ -x \"$1/postgres\" ] && b=$1; }\n"
+"		shift; i=$((i - 1))\n"
+"	done\n"
+"	[ -n \"$b\" ] || { d=$(command -v pg_ctl) && d=$(readlink -f -- \"$d\") && [ -x \"${d%/*}/postgres\" ] && b=${d%/*}; }\n"
+"	printf 'bindir=%s\\n' \"$b\"\n"
+"	for d; do [ -d \"$d\" ] && [ -w \"$d\" ] && printf 'sockets %s=1\\n' \"$d\"; done\n"
+"	return 0\n"
 "}\n"
-"rctl_bindir() {\n"
-"	for d; do [ -x \"$d/pg_basebackup\" ] && [ -x \"$d/postgres\" ] && { printf '%s' \"$d\"; return 0; }; done\n"
-"	d=$(command -v pg_ctl) && d=$(readlink -f -- \"$d\") && [ -x \"${d%/*}/postgres\" ] && { printf '%s' \"${d%/*}\"; return 0; }\n"
-"	return 44\n"
-"}\n"
-"rctl_directories() { for d; do [ -d \"$d\" ] && [ -w \"$d\" ] && printf '%s\\n' \"$d\"; done; return 0; }\n"
 "rctl_platform() {\n"
 "	printf 'machine=%s\\n' \"$(uname -m 2>/dev/null)\"\n"
 "	[ \"$2\" = t ] && printf 'libc=%s\\nlocales= %s \\n' \"$(getconf GNU_LIBC_VERSION 2>/dev/null)\" \"$(locale -a 2>/dev/null | tr '\\n' ' ')\"\n"
@@ -115,12 +121,19 @@ static const char functions[] =
 "}\n"
 
 "rctl_read() { if [ -e \"$1\" ] || [ -L \"$1\" ]; then tail -c \"$2\" -- \"$1\"; else return 44; fi; }\n"
+
+/* a directory, then name, mode and content of each file: their temporary names take the place of these */
 "rctl_write() {\n"
-"	t=$1.partial\n"
-"	if [ -e \"$t\" ] || [ -L \"$t\" ]; then rm -f -- \"$t\" || return 1; fi\n"
-"	printf '%s' \"$3\" | (set -C; exec cat >\"$t\") && { [ \"$2\" = 600 ] || chmod \"$2\" -- \"$t\"; } &&\n"
-"		sync -- \"$t\" && mv -fT -- \"$t\" \"$1\" && sync -- \"${1%/*}/\" && return 0\n"
-"	rm -f -- \"$t\"; return 1\n"
+"	d=$1 i=$((($# - 1) / 3)); shift\n"
+"	while [ $i -gt 0 ]; do\n"
+"		t=$d/$1.partial\n"
+"		if [ -e \"$t\" ] || [ -L \"$t\" ]; then rm -f -- \"$t\" || return 1; fi\n"
+"		printf '%s' \"$3\" | (set -C; exec cat >\"$t\") && { [ \"$2\" = 600 ] || chmod \"$2\" -- \"$t\"; } || { rm -f -- \"$t\"; return 1; }\n"
+"		set -- \"$@\" \"$t\"; shift 3; i=$((i - 1))\n"
+"	done\n"
+"	sync -- \"$@\" || { rm -f -- \"$@\"; return 1; }\n"
+"	for t; do mv -fT -- \"$t\" \"${t%.partial}\" || { rm -f -- \"$@\"; return 1; }; done\n"
+"	sync -- \"$d/\"\n"
 "}\n"
 "rctl_remove_file() { if [ -e \"$1\" ] || [ -L \"$1\" ]; then rm -f -- \"$1\" && printf yes; fi; }\n"
 "rctl_make_directory() {\n"
@@ -186,7 +199,7 @@ static const char functions[] =
 "	printf '%s ' \"$child\"; rctl_server \"$2\"\n"
 "}\n"
 "rctl_ports() {\n"
-"	cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk '$4 == \"0A\" { print \"tcp\", $2 }'\n"
+"	awk '$4 == \"0A\" { print \"tcp\", $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null\n"
 "	for d; do for f in \"$d\"/.s.PGSQL.*.lock; do\n"
 "		[ -e \"$f\" ] || continue\n"
 "		pid=; [ -r \"$f\" ] && IFS= read -r pid <\"$f\"\n"
@@ -337,11 +350,35 @@ ssh_read_file(RctlHost *host, const char *path, size_t max_bytes)
 }
 
 static void
+ssh_write_files(RctlHost *host, const char *directory, const RctlHostFile *files)
+{
+	const char **argv;
+	int			count = 0;
+	int			n = 0;
+
+	while (files[count].name)
+		count++;
+	argv = palloc0(sizeof(char *) * (3 * count + 3));
+	argv[n++] = "rctl_write";
+	argv[n++] = directory;
+	for (int i = 0; i < count; i++)
+	{
+		argv[n++] = files[i].name;
+		argv[n++] = psprintf("%o", (unsigned) files[i].mode);
+		argv[n++] = files[i].content;
+	}
+	check_reply(host, rctl_ssh_call(session(host), argv, CALL_TIMEOUT_MS, NULL, NULL),
+				count == 1 ? "write" : "write files in",
+				count == 1 ? psprintf("%s/%s", directory, files[0].name) : directory);
+}
+
+static void
 ssh_write_file(RctlHost *host, const char *path, const char *content, int mode)
 {
-	const char *argv[] = {"rctl_write", path, psprintf("%o", (unsigned) mode), content, NULL};
+	const char *slash = strrchr(path, '/');
+	RctlHostFile files[] = {{slash + 1, content, mode}, {NULL}};
 
-	check_reply(host, rctl_ssh_call(session(host), argv, CALL_TIMEOUT_MS, NULL, NULL), "write", path);
+	ssh_write_files(host, pnstrdup(path, slash - path), files);
 }
 
 static bool
@@ -677,61 +714,57 @@ lines_to_map(char *text)
 	return map;
 }
 
-/* The option, or where Debian and this server have the programs. */
-static char *
-find_bindir(RctlHost *host)
+/* rctl_look with what it asks about: where Debian and this server have programs, and this server's sockets. */
+static RctlMap *
+look(RctlHost *host)
 {
-	SshHost    *self = (SshHost *) host;
-	const char *given = rctl_map_get(self->options, "bindir");
 	char		own[MAXPGPATH];
-	const char *argv[] = {
-		"rctl_bindir", psprintf("/usr/lib/postgresql/%d/bin", PG_MAJORVERSION_NUM), own,
-		psprintf("/usr/pgsql-%d/bin", PG_MAJORVERSION_NUM), NULL
-	};
-	RctlSshReply *reply;
-
-	if (given)
-		return pstrdup(given);
-	strlcpy(own, my_exec_path, sizeof(own));
-	get_parent_directory(own);
-	reply = rctl_ssh_call(session(host), argv, CALL_TIMEOUT_MS, NULL, NULL);
-	if (reply->status == 0)
-		return reply->text;
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_FILE),
-			 errmsg("PostgreSQL's programs were not found on %s", host->name),
-			 errhint("Install the package postgresql-%d there, or set the server's option bindir.", PG_MAJORVERSION_NUM)));
-}
-
-/* Those of this server's socket directories that the user there can use. */
-static char *
-find_sockets(RctlHost *host)
-{
 	List	   *directories;
 	const char **argv;
 	ListCell   *cell;
-	StringInfoData found;
-	char	   *rest;
-	char	   *line;
 	int			n = 0;
+	RctlSshReply *reply;
 
-	initStringInfo(&found);
+	strlcpy(own, my_exec_path, sizeof(own));
+	get_parent_directory(own);
 	if (!SplitDirectoriesString(pstrdup(Unix_socket_directories), ',', &directories))
 		directories = NIL;
-	argv = palloc0(sizeof(char *) * (list_length(directories) + 2));
-	argv[n++] = "rctl_directories";
+	argv = palloc0(sizeof(char *) * (list_length(directories) + 6));
+	argv[n++] = "rctl_look";
+	argv[n++] = "3";
+	argv[n++] = psprintf("/usr/lib/postgresql/%d/bin", PG_MAJORVERSION_NUM);
+	argv[n++] = own;
+	argv[n++] = psprintf("/usr/pgsql-%d/bin", PG_MAJORVERSION_NUM);
 	foreach(cell, directories)
 	{
 		if (((char *) lfirst(cell))[0] == '/')
 			argv[n++] = lfirst(cell);
 	}
-	rest = rctl_ssh_call(session(host), argv, CALL_TIMEOUT_MS, NULL, NULL)->text;
-	while ((line = strsep(&rest, "\n")) != NULL)
+	reply = rctl_ssh_call(session(host), argv, CALL_TIMEOUT_MS, NULL, NULL);
+	if (reply->status != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s lacks something: %s", host->name, rctl_last_lines(reply->text, 3)),
+				 errhint("It needs Linux, a /bin/sh, and the packages coreutils, util-linux, findutils and awk.")));
+	return lines_to_map(reply->text);
+}
+
+/* Those of this server's socket directories that the user there can use. */
+static char *
+usable_sockets(const RctlMap *found)
+{
+	StringInfoData list;
+	ListCell   *cell;
+
+	initStringInfo(&list);
+	foreach(cell, found->entries)
 	{
-		if (line[0] != '\0')
-			appendStringInfo(&found, "%s%s", found.len > 0 ? ", " : "", quote_identifier(line));
+		const char *key = ((RctlMapEntry *) lfirst(cell))->key;
+
+		if (strncmp(key, "sockets ", 8) == 0)
+			appendStringInfo(&list, "%s%s", list.len > 0 ? ", " : "", quote_identifier(key + 8));
 	}
-	return found.data;
+	return list.data;
 }
 
 /* Copies: the host outlives changes of the facts. */
@@ -759,19 +792,11 @@ void
 rctl_host_ssh_look(RctlHost *host, RctlMap *facts)
 {
 	SshHost    *self = (SshHost *) host;
-	const char *argv[] = {"rctl_look", NULL};
-	RctlSshReply *reply = rctl_ssh_call(session(host), argv, CALL_TIMEOUT_MS, NULL, NULL);
-	RctlMap    *found;
-	const char *home;
+	RctlMap    *found = look(host);
+	const char *home = rctl_map_get_default(found, "home", "/tmp");
 	const char *name = rctl_map_get(self->options, "host");
+	const char *bindir = rctl_map_get_default(self->options, "bindir", rctl_map_get_default(found, "bindir", ""));
 
-	if (reply->status != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("%s lacks something: %s", host->name, rctl_last_lines(reply->text, 3)),
-				 errhint("It needs Linux, a /bin/sh, and the packages coreutils, util-linux, findutils and awk.")));
-	found = lines_to_map(reply->text);
-	home = rctl_map_get_default(found, "home", "/tmp");
 	rctl_map_set(facts, "os_user", rctl_map_get_default(found, "os_user", "?"));
 	/* A standby that was attached may have an address of its own. */
 	rctl_map_set(facts, "address",
@@ -783,9 +808,13 @@ rctl_host_ssh_look(RctlHost *host, RctlMap *facts)
 				 rctl_map_get_default(self->options, "directory", psprintf("%s/replicas", home)));
 	rctl_map_set(facts, "scratch", rctl_map_get(found, "home_writable") ? home : "/tmp");
 	if (rctl_map_get(facts, "host_sockets") == NULL)
-		rctl_map_set(facts, "host_sockets", find_sockets(host));
-	rctl_map_set(facts, "bindir", find_bindir(host));
-
+		rctl_map_set(facts, "host_sockets", usable_sockets(found));
+	if (bindir[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FILE),
+				 errmsg("PostgreSQL's programs were not found on %s", host->name),
+				 errhint("Install the package postgresql-%d there, or set the server's option bindir.", PG_MAJORVERSION_NUM)));
+	rctl_map_set(facts, "bindir", bindir);
 	take_facts(host, facts);
 }
 
@@ -863,6 +892,7 @@ rctl_host_ssh(RctlOp *op, const RctlMap *server_options, const RctlReplica *repl
 	host->run = ssh_run;
 	host->inspect = ssh_inspect;
 	host->read_file = ssh_read_file;
+	host->write_files = ssh_write_files;
 	host->write_file = ssh_write_file;
 	host->remove_file = ssh_remove_file;
 	host->make_directory = ssh_make_directory;

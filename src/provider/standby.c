@@ -173,8 +173,7 @@ rctl_standby_check_place(RctlOp *op)
 	RctlMap    *facts = op->replica->facts;
 	RctlPathInfo info;
 
-	rctl_standby_check_directory(host, rctl_map_get(facts, "data_directory"), "data directory");
-	host->inspect(host, rctl_map_get(facts, "data_directory"), &info);
+	rctl_standby_check_directory(host, rctl_map_get(facts, "data_directory"), "data directory", &info);
 	rctl_map_set(facts, "directory_existed", info.kind == RCTL_PATH_DIRECTORY ? "true" : "false");
 }
 
@@ -591,12 +590,12 @@ rctl_standby_start(RctlOp *op)
 	if (op->kind == RCTL_OP_CREATE)
 		check_port(op, host);
 	rctl_op_progress(op, "starting", 0, 0);
-	rctl_standby_write_first_start(op, host, source);
+	rctl_standby_write_start(op, host, source, true);
 	result = host->start_server(host, directory, RCTL_LOG_FILE, rctl_map_get(facts, "config_file"),
 								watch_start, &watch, &warning);
 	if (result)
 		start_failed(op, host, result);
-	rctl_standby_write_replication(op, host, source);
+	rctl_standby_write_start(op, host, source, false);
 	if (warning)
 		rctl_op_event(op, "warning", "not_a_daemon", NULL,
 					  "Replica \"%s\" is not a daemon of its own. %s", op->replica->name, warning);

@@ -217,8 +217,9 @@ extern void rctl_standby_choose_names(RctlOp *op, RctlHost *host);
 /* A name for its slot that no other replica has. */
 extern char *rctl_standby_slot_name(const RctlReplica *replica);
 
-/* Raises an error unless a data directory can be made there. what: "data directory" */
-extern void rctl_standby_check_directory(RctlHost *host, const char *path, const char *what);
+/* Raises an error unless a data directory can be made there; what is there now. what: "data directory" */
+extern void rctl_standby_check_directory(RctlHost *host, const char *path, const char *what,
+										 RctlPathInfo *info);
 
 /* Raises an error if one of the directories is, or is in, the other. */
 extern void rctl_standby_check_apart(RctlHost *host, const char *path, const char *what,
@@ -259,8 +260,8 @@ extern void rctl_standby_write_configuration(RctlOp *op, RctlHost *host, RctlSou
 /* postgresql.auto.conf, the password file and standby.signal. */
 extern void rctl_standby_write_replication(RctlOp *op, RctlHost *host, RctlSource *source);
 
-/* The same for the first start of a copy; rctl_standby_write_replication() is to follow. */
-extern void rctl_standby_write_first_start(RctlOp *op, RctlHost *host, RctlSource *source);
+/* postgresql.auto.conf alone: for the first start of a copy, then as it stays. */
+extern void rctl_standby_write_start(RctlOp *op, RctlHost *host, RctlSource *source, bool first);
 
 /* The option apply_delay in milliseconds; 0 without one. Raises an error if it is too long. */
 extern int64 rctl_standby_apply_delay(const RctlMap *options);

@@ -196,31 +196,29 @@ rctl_standby_check_apart(RctlHost *host, const char *path, const char *what,
 				 errhint("Choose another place with the option data_directory or the setting replica_ctl.local_directory.")));
 }
 
-void
-rctl_standby_check_directory(RctlHost *host, const char *path, const char *what)
+/* Raises an error unless what is there can become a data directory. */
+static void
+check_place(RctlHost *host, const char *path, const char *what, const RctlPathInfo *info)
 {
-	RctlPathInfo info;
-
-	host->inspect(host, path, &info);
-	switch (info.kind)
+	switch (info->kind)
 	{
 		case RCTL_PATH_MISSING:
-			if (!info.ancestor_writable)
+			if (!info->ancestor_writable)
 				ereport(ERROR,
 						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						 errmsg("%s \"%s\" cannot be created", what, path),
-						 errdetail("User \"%s\" cannot write to \"%s\".", host->os_user, info.ancestor),
+						 errdetail("User \"%s\" cannot write to \"%s\".", host->os_user, info->ancestor),
 						 errhint("Create the directory, empty and owned by \"%s\", or choose another place with the option data_directory or the setting replica_ctl.local_directory.",
 								 host->os_user)));
 			break;
 		case RCTL_PATH_DIRECTORY:
-			if (!info.owned || !info.writable)
+			if (!info->owned || !info->writable)
 				ereport(ERROR,
 						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						 errmsg("%s \"%s\" is not owned by or not writable for user \"%s\"",
 								what, path, host->os_user),
 						 errhint("Change its owner, or choose another place.")));
-			if (!info.empty)
+			if (!info->empty)
 				ereport(ERROR,
 						(errcode(ERRCODE_DUPLICATE_FILE),
 						 errmsg("%s \"%s\" exists and is not empty", what, path),
@@ -230,7 +228,7 @@ rctl_standby_check_directory(RctlHost *host, const char *path, const char *what)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("%s \"%s\" is a symbolic link", what, path),
-					 errhint("Give the directory itself: \"%s\".", info.real_path)));
+					 errhint("Give the directory itself: \"%s\".", info->real_path)));
 			break;
 		case RCTL_PATH_FILE:
 		case RCTL_PATH_OTHER:
@@ -242,6 +240,13 @@ rctl_standby_check_directory(RctlHost *host, const char *path, const char *what)
 	}
 	if (host->local)
 		rctl_standby_check_apart(host, path, what, DataDir, "the data directory of this server");
+}
+
+void
+rctl_standby_check_directory(RctlHost *host, const char *path, const char *what, RctlPathInfo *info)
+{
+	host->inspect(host, path, info);
+	check_place(host, path, what, info);
 }
 
 List *
@@ -283,7 +288,7 @@ rctl_standby_claim_directory(RctlOp *op, RctlHost *host, const char *path)
 		host->remove_tree(host, path, true);
 		return;
 	}
-	rctl_standby_check_directory(host, path, "directory");
+	check_place(host, path, "directory", &info);
 
 	object = rctl_map_make();
 	rctl_map_set(object, "path", path);
@@ -407,6 +412,7 @@ rctl_standby_map_tablespaces(RctlOp *op, RctlHost *host, RctlSource *source)
 	RctlMap    *wanted = option ? rctl_map_from_json(option, "tablespace_mapping") : rctl_map_make();
 	RctlMap    *targets = rctl_map_make();
 	RctlMap    *seen = rctl_map_make();
+	RctlPathInfo info;
 	RctlRows   *rows;
 	ListCell   *cell;
 
@@ -427,7 +433,7 @@ rctl_standby_map_tablespaces(RctlOp *op, RctlHost *host, RctlSource *source)
 
 		canonicalize_path(target);
 		rctl_map_set(seen, location, target);
-		rctl_standby_check_directory(host, target, "tablespace directory");
+		rctl_standby_check_directory(host, target, "tablespace directory", &info);
 		rctl_standby_check_apart(host, target, "tablespace directory", directory, "the replica's data directory");
 		if (host->local)
 		{
@@ -547,9 +553,10 @@ check_create(RctlHost *host, const RctlMap *server_options, const RctlMap *optio
 	if (directory && host->local)
 	{
 		char	   *path = pstrdup(directory);
+		RctlPathInfo info;
 
 		canonicalize_path(path);
-		rctl_standby_check_directory(host, path, "data directory");
+		rctl_standby_check_directory(host, path, "data directory", &info);
 	}
 	else if (host->local)
 		check_root(host, default_root(host, server_options));
