@@ -1,6 +1,6 @@
 # Making a replica of a small idle primary over ssh to the loopback, against
 # the same on this host, in turns; and the write gap of a planned promotion of
-# either.
+# either.  Then the same with some data, RCTL_BENCH_MB (1024).
 #
 # Goals: a create takes at most 1.3 times as long; the gap is the same.
 
@@ -27,45 +27,68 @@ my (%create, %gap);
 
 start_host();
 $server->sql('CREATE TABLE t AS SELECT g AS id, md5(g::text) AS text FROM generate_series(1, 100000) g');
-for my $round (0 .. $rounds)
-{
-	my @turns = sort keys %where;
-
-	# each goes first as often as the others
-	push @turns, shift @turns for 1 .. $round % 3;
-	for my $what (@turns)
-	{
-		my $replica = "${what}_$round";
-		my $took = timed
-		{
-			$server->sql("SELECT replica_create('$replica', '$where{$what}', '$options{$what}')");
-			$server->sql("SELECT replica_wait('$replica')");
-		};
-		my $gap = promote($replica);
-
-		$server->sql("SELECT replica_drop('$replica', force => true)");
-		$server->sql("SELECT replica_wait('$replica')");
-
-		# the first round warms the caches
-		next if $round == 0;
-		push @{ $create{$what} }, $took;
-		push @{ $gap{$what} }, $gap;
-	}
-}
-
-table(
-	[ 'what', 'median', 'worst', 'times local' ],
-	map { my $values = $create{$_->[1]}; [ $_->[0], seconds(median(@$values)), seconds(percentile(100, @$values)),
-			sprintf('%.2f', median(@$values) / median(@{ $create{ $_->[2] } })) ] }
-	  [ 'create here, default method', 'local', 'local' ],
-	  [ 'create here, pg_basebackup', 'basebackup', 'local' ],
-	  [ 'create over ssh', 'ssh', 'local' ],
-	  [ 'create over ssh, against pg_basebackup here', 'ssh', 'basebackup' ]);
+measure($rounds);
+creates();
 print "\n";
 table(
 	[ 'planned promotion: writes were stopped for', 'median', 'worst' ],
 	map { [ $_->[0], ms(median(@{ $gap{ $_->[1] } })), ms(percentile(100, @{ $gap{ $_->[1] } })) ] }
 	  [ 'a replica here', 'basebackup' ], [ 'a replica over ssh', 'ssh' ]);
+
+my $megabytes = $ENV{RCTL_BENCH_MB} // 1024;
+exit 0 unless $megabytes;
+$server->sql("CREATE TABLE big AS SELECT g, repeat('x', 1900) AS text FROM generate_series(1, $megabytes * 512) g");
+my $size = $server->sql('SELECT pg_size_pretty(sum(pg_database_size(oid))) FROM pg_database');
+print "\nWith $size of data:\n\n";
+measure($rounds < 3 ? $rounds : 3);
+creates();
+
+# Makes, promotes and drops a replica of each kind, in turns.
+sub measure
+{
+	my ($times) = @_;
+
+	%create = %gap = ();
+	for my $round (0 .. $times)
+	{
+		my @turns = sort keys %where;
+
+		# each goes first as often as the others
+		push @turns, shift @turns for 1 .. $round % 3;
+		for my $what (@turns)
+		{
+			my $replica = "${what}_$round";
+			my $took = timed
+			{
+				$server->sql("SELECT replica_create('$replica', '$where{$what}', '$options{$what}')");
+				$server->sql("SELECT replica_wait('$replica')");
+			};
+			my $gap = promote($replica);
+
+			$server->sql("SELECT replica_drop('$replica', force => true)");
+			$server->sql("SELECT replica_wait('$replica')");
+
+			# the first round warms the caches
+			next if $round == 0;
+			push @{ $create{$what} }, $took;
+			push @{ $gap{$what} }, $gap;
+		}
+	}
+	return;
+}
+
+sub creates
+{
+	table(
+		[ 'what', 'median', 'worst', 'times local' ],
+		map { my $values = $create{$_->[1]}; [ $_->[0], seconds(median(@$values)), seconds(percentile(100, @$values)),
+				sprintf('%.2f', median(@$values) / median(@{ $create{ $_->[2] } })) ] }
+		  [ 'create here, default method', 'local', 'local' ],
+		  [ 'create here, pg_basebackup', 'basebackup', 'local' ],
+		  [ 'create over ssh', 'ssh', 'local' ],
+		  [ 'create over ssh, against pg_basebackup here', 'ssh', 'basebackup' ]);
+	return;
+}
 
 # Seconds for which writes were stopped, as the event has it.
 sub promote
