@@ -50,7 +50,10 @@
 const char *
 rctl_clone_source_directory(const RctlSource *source)
 {
-	return source->upstream ? rctl_map_get(source->upstream->facts, "data_directory") : DataDir;
+	if (source->upstream == NULL)
+		return DataDir;
+	/* One with an address is on another host, whatever is at that path here. */
+	return rctl_map_get(source->upstream->facts, "address") ? NULL : rctl_map_get(source->upstream->facts, "data_directory");
 }
 
 /*

@@ -80,6 +80,19 @@ struct RctlHost
 	const char *socket_directories; /* for the servers there */
 
 	/*
+	 * Connects, which raises an error if the host cannot be used.  NULL: it
+	 * always can.
+	 */
+	void		(*reach) (RctlHost *host);
+
+	/*
+	 * The command that a person runs there to remove a replica, whose data
+	 * directory is the first of the directories.  Connects to nothing.  NULL
+	 * with reach.
+	 */
+	char	   *(*removal_command) (RctlHost *host, List *directories);
+
+	/*
 	 * Runs a program to its end; see net/process.h.
 	 */
 	RctlProcessResult *(*run) (RctlHost *host, const RctlProcessSpec *spec, long timeout_ms,

@@ -612,6 +612,35 @@ ssh_stop_server(RctlHost *host, const char *directory)
 					  rctl_last_lines(psprintf("%s%s", result->output, result->errors), 3));
 }
 
+static void
+ssh_reach(RctlHost *host)
+{
+	(void) session(host);
+}
+
+static char *
+ssh_removal_command(RctlHost *host, List *directories)
+{
+	SshHost    *self = (SshHost *) host;
+	const char *stop = rctl_map_get(self->options, "stop_command");
+	const char *directory = linitial(directories);
+	StringInfoData command;
+	ListCell   *cell;
+
+	initStringInfo(&command);
+	if (stop)
+	{
+		foreach(cell, rctl_ssh_words("stop_command", stop))
+			appendStringInfo(&command, "%s ", rctl_ssh_quote(expand(self, lfirst(cell), directory)));
+		appendStringInfoString(&command, "; ");
+	}
+	appendStringInfo(&command, "%s stop -m immediate -D %s; rm -rf --",
+					 rctl_ssh_quote(psprintf("%s/pg_ctl", host->bindir)), rctl_ssh_quote(directory));
+	foreach(cell, directories)
+		appendStringInfo(&command, " %s", rctl_ssh_quote(lfirst(cell)));
+	return command.data;
+}
+
 /* ---------------------------------------------------------------------
  * Network
  * ---------------------------------------------------------------------
@@ -889,6 +918,8 @@ rctl_host_ssh(RctlOp *op, const RctlMap *server_options, const RctlReplica *repl
 	host->name = rctl_ssh_name(server_options);
 	take_facts(host, replica ? replica->facts : rctl_map_make());
 	host->op = op;
+	host->reach = ssh_reach;
+	host->removal_command = ssh_removal_command;
 	host->run = ssh_run;
 	host->inspect = ssh_inspect;
 	host->read_file = ssh_read_file;

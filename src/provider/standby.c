@@ -110,11 +110,12 @@ check_upstream(RctlSource *source)
 
 	if (upstream == NULL)
 		return;
-	if (upstream->provider != source->op->replica->provider)
+	if (upstream->provider->host == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("upstream replica \"%s\" is on server \"%s\"", upstream->name, upstream->server),
-				 errhint("Choose an upstream whose server has the same foreign-data wrapper.")));
+				 errmsg("upstream replica \"%s\" is on server \"%s\", whose replicas no other can follow",
+						upstream->name, upstream->server),
+				 errhint("Choose an upstream whose server has the foreign-data wrapper replica_local or replica_ssh.")));
 	if (strcmp(upstream->state, "streaming") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -14,11 +14,13 @@
 
 #include "access/xlog.h"
 #include "libpq-fe.h"
+#include "pgstat.h"
 #include "utils/builtins.h"
 
 #include "net/pgconn.h"
 #include "net/wait.h"
 #include "provider/standby.h"
+#include "settings.h"
 
 /*
  * A server that is to be deleted or copied anew owes nobody a clean end, and
@@ -137,6 +139,74 @@ rctl_standby_was_promoted(RctlOp *op, RctlHost *host)
  * ---------------------------------------------------------------------
  */
 
+/* The error, if the host cannot be used; NULL if it can. */
+static ErrorData *
+try_reach(RctlHost *host)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ErrorData  *volatile edata = NULL;
+
+	PG_TRY();
+	{
+		host->reach(host);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		edata = CopyErrorData();
+		if (ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_CONNECTION_EXCEPTION &&
+			ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION &&
+			edata->sqlerrcode != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+			PG_RE_THROW();
+		FlushErrorState();
+		pgstat_report_wait_end();
+	}
+	PG_END_TRY();
+	return edata;
+}
+
+/*
+ * Whether the drop must do without the replica's host, which a forced one
+ * does after it has tried as often as any step is.  Then what is there stays
+ * there, and an event says how to remove it.
+ */
+static bool
+host_gone(RctlOp *op, RctlHost *host)
+{
+	const RctlMap *facts = op->replica->facts;
+	ErrorData  *edata;
+	RctlMap    *detail;
+
+	if (host->reach == NULL)
+		return false;
+	if (is_true(op->state, "host_gone"))
+		return true;
+	edata = try_reach(host);
+	if (edata == NULL)
+		return false;
+	if (!is_true(op->arguments, "force"))
+		edata->hint = psprintf("Try again when the host can be used; if it is gone for good, SELECT replica_drop(%s, force => true) drops what is on this side.",
+							   quote_literal_cstr(op->replica->name));
+	else if (op->attempt > rctl_step_retries || edata->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+	{
+		List	   *directories = rctl_standby_directories(facts);
+		char	   *command = host->removal_command(host, directories);
+
+		detail = rctl_map_make();
+		rctl_map_set(detail, "host", rctl_map_get_default(facts, "address", ""));
+		rctl_map_set(detail, "data_directory", linitial(directories));
+		rctl_map_set(detail, "command", command);
+		rctl_map_set(detail, "reason", edata->message);
+		rctl_op_event(op, "warning", "left_on_host", detail,
+					  "The server and the files of replica \"%s\" stay on %s: %s. To remove them, run there as \"%s\": %s",
+					  op->replica->name, host->name, edata->message, host->os_user, command);
+		rctl_map_set(op->state, "host_gone", "true");
+		return true;
+	}
+	ReThrowError(edata);
+	return false;				/* not reached */
+}
+
 /* A forced drop of what was not made here: it must at least be a copy of this server. */
 static void
 take_over_directories(RctlOp *op, RctlHost *host)
@@ -175,6 +245,8 @@ drop_check(RctlOp *op)
 				 errmsg("other replicas follow replica \"%s\"", replica->name),
 				 errhint("Drop those first; SELECT name FROM replica_ctl.replica WHERE facts->>'upstream' = %s shows them.",
 						 name)));
+	if (!force && rctl_map_get(replica->facts, "data_directory"))
+		(void) host_gone(op, host);
 	if (!force && rctl_standby_was_promoted(op, host))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -194,7 +266,7 @@ drop_check(RctlOp *op)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the data directory of replica \"%s\" is not known", replica->name),
 				 errhint("Forget it with SELECT replica_detach(%s) and delete it on its host.", name)));
-	if (adopted && !op->dry_run)
+	if (adopted && !op->dry_run && !host_gone(op, host))
 		take_over_directories(op, host);
 }
 
@@ -215,7 +287,7 @@ drop_stop(RctlOp *op)
 	RctlHost   *host = rctl_standby_host(op);
 	const char *directory = rctl_map_get(op->replica->facts, "data_directory");
 
-	if (directory)
+	if (directory && !host_gone(op, host))
 		rctl_standby_stop_server(op, host, directory);
 }
 
@@ -226,7 +298,7 @@ drop_directory(RctlOp *op)
 	const RctlMap *facts = op->replica->facts;
 	List	   *directories;
 
-	if (rctl_map_get(facts, "data_directory") == NULL)
+	if (rctl_map_get(facts, "data_directory") == NULL || host_gone(op, host))
 		return;
 	rctl_op_progress(op, "removing files", 0, 0);
 	directories = rctl_standby_directories(facts);

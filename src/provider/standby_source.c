@@ -348,6 +348,13 @@ source_endpoints(RctlSource *source)
 	const RctlMap *facts = source->op->replica->facts;
 	List	   *endpoints = NIL;
 
+	/*
+	 * A replica on this host is reached from another one where this server
+	 * is.
+	 */
+	if (source->upstream && source->host->source_address && rctl_map_get(source->upstream->facts, "address") == NULL)
+		return add_endpoint(NIL, source->host->source_address,
+							rctl_map_get_default(source->upstream->facts, "port", "5432"));
 	if (source->upstream)
 		return replica_endpoints(source->upstream);
 	if (source->host->source_address)
