@@ -71,7 +71,7 @@ static const char functions[] =
  * sockets.
  */
 "rctl_look() {\n"
-"	for t in awk cat chmod dd env grep head id ls mkdir mktemp mv readlink rm rmdir setsid stat sync tail timeout tr wc; do\n"
+"	for t in awk cat chmod dd env grep head id ls mkdir mktemp mv od readlink rm rmdir setsid stat sync tail timeout tr wc; do\n"
 "		command -v \"$t\" >/dev/null || { fail \"program $t is missing\"; return 1; }\n"
 "	done\n"
 "	[ -d /proc/self ] || { fail \"there is no /proc\"; return 1; }\n"
@@ -89,7 +89,7 @@ static const char functions[] =
 "	return 0\n"
 "}\n"
 "rctl_platform() {\n"
-"	printf 'machine=%s\\n' \"$(uname -m 2>/dev/null)\"\n"
+"	printf 'machine=%s\\nelf=%s\\n' \"$(uname -m 2>/dev/null)\" \"$(od -An -v -tx1 -N20 -- \"$1\" | tr -d ' \\n')\"\n"
 "	[ \"$2\" = t ] && printf 'libc=%s\\nlocales= %s \\n' \"$(getconf GNU_LIBC_VERSION 2>/dev/null)\" \"$(locale -a 2>/dev/null | tr '\\n' ' ')\"\n"
 "	[ \"$3\" = t ] && printf 'libicu=%s\\n' \"$(ldd \"$1\" 2>/dev/null | awk '/libicuuc/ { sub(/.*so\\./, \"\", $1); print $1 }')\"\n"
 "	return 0\n"

@@ -22,7 +22,7 @@ extern void rctl_host_ssh_look(RctlHost *host, RctlMap *facts);
 extern char *rctl_host_ssh_version(RctlHost *host, const char *program);
 
 /*
- * By name: machine; if asked for libc, libc and locales (with spaces before,
+ * By name: machine; elf, the first 20 bytes of postgres as hexadecimal digits; if asked for libc, libc and locales (with spaces before,
  * between and behind); if asked for icu, libicu.  "" or absent if unknown.
  */
 extern RctlMap *rctl_host_ssh_platform(RctlHost *host, bool libc, bool icu);

@@ -31,6 +31,9 @@
 #define CLOCK_TOLERANCE_S 1.0
 #define WAY_TIMEOUT_MS 5000
 
+/* From the beginning of a program's file to the end of the processor's number. */
+#define ELF_BYTES 20
+
 void
 rctl_ssh_check_host(RctlOp *op)
 {
@@ -176,6 +179,44 @@ static const char *const collations_sql =
 " EXISTS (SELECT FROM pg_catalog.pg_database WHERE datallowconn"
 "  AND (datcollate NOT IN ('C', 'POSIX') OR datctype NOT IN ('C', 'POSIX'))) AS locales) u";
 
+/*
+ * Whether two programs that begin with these bytes, as hexadecimal digits,
+ * were built for the same kind of machine: a processor may run programs of
+ * another word size, whose server cannot read our files.
+ */
+static bool
+same_elf(const char *theirs, const char *ours)
+{
+	const char *magic = "7f454c46";
+	size_t		digits = 2 * ELF_BYTES;
+
+	/* It may be a script that calls the program. */
+	if (strlen(theirs) < digits || strlen(ours) < digits ||
+		strncmp(theirs, magic, strlen(magic)) != 0 || strncmp(ours, magic, strlen(magic)) != 0)
+		return true;
+	/* word size and byte order, then the processor */
+	return strncmp(theirs + 8, ours + 8, 4) == 0 && strncmp(theirs + 36, ours + 36, 4) == 0;
+}
+
+/* The beginning of this server's program. */
+static char *
+own_elf(void)
+{
+	FILE	   *file = AllocateFile(my_exec_path, PG_BINARY_R);
+	unsigned char bytes[ELF_BYTES] = {0};
+	StringInfoData digits;
+
+	initStringInfo(&digits);
+	if (file && fread(bytes, 1, sizeof(bytes), file) == sizeof(bytes))
+	{
+		for (int i = 0; i < sizeof(bytes); i++)
+			appendStringInfo(&digits, "%02x", bytes[i]);
+	}
+	if (file)
+		FreeFile(file);
+	return digits.data;
+}
+
 void
 rctl_ssh_check_platform(RctlOp *op)
 {
@@ -196,6 +237,12 @@ rctl_ssh_check_platform(RctlOp *op)
 				 errmsg("%s has another processor architecture", host->name),
 				 errdetail("It is %s, and this host is %s.", rctl_map_get(theirs, "machine"), own.machine),
 				 errhint("A physical copy needs the same architecture.")));
+	if (!same_elf(rctl_map_get_default(theirs, "elf", ""), own_elf()))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("PostgreSQL on %s was built for another kind of machine", host->name),
+				 errdetail("Word size, byte order or processor of \"%s/postgres\" are not those of \"%s\".", host->bindir, my_exec_path),
+				 errhint("Install the packages of the same architecture there, or set the server's option bindir.")));
 	check_locales(op, host, rctl_map_get_default(theirs, "locales", ""));
 
 	their_libc = rctl_map_get_default(theirs, "libc", "");

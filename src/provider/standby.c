@@ -499,6 +499,12 @@ rctl_standby_copy(RctlOp *op)
 	if (rctl_map_get(op->state, "copy_end") == NULL)
 		rctl_map_set(op->state, "copy_end",
 					 rctl_own_value(op, "SELECT pg_catalog.pg_current_wal_flush_lsn()", 0, NULL));
+
+	/*
+	 * A password does not stay until the end, when another host might not be
+	 * there to remove it from.
+	 */
+	rctl_op_cleanup_run(op, "file");
 }
 
 void
