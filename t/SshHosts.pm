@@ -184,6 +184,10 @@ sub start
 		@sshd = ('unshare', '--user', '--mount', '--map-current-user', '--keep-caps', 'sh', '-c',
 			'mount -t tmpfs -o size=$1m,mode=700 tmpfs "$2" && shift 2 && exec "$@"', 'sh', $self->{megabytes}, $self->{home}, @sshd)
 		  if $self->{megabytes};
+		# a program that the host does not have
+		@sshd = ('unshare', '--user', '--mount', '--map-current-user', '--keep-caps', 'sh', '-c',
+			'mount --bind "$1" "$2" && shift 2 && exec "$@"', 'sh', "$base/etc/ssh_config", $self->{hide}, @sshd)
+		  if $self->{hide};
 		unshift @sshd, 'nsenter', "--net=/proc/$self->{network}/ns/net" if $self->{network};
 		system(@sshd) == 0
 		  or croak "sshd: " . slurp_file($self->log);

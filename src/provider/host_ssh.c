@@ -891,20 +891,21 @@ rctl_host_ssh_missing(RctlHost *host, List *paths)
 	return missing;
 }
 
-double
-rctl_host_ssh_clock(RctlHost *host, double *error)
+bool
+rctl_host_ssh_clock(RctlHost *host, double *ahead, double *error)
 {
 	const char *argv[] = {"rctl_clock", NULL};
 	RctlSsh    *ssh = session(host);
 	TimestampTz before = GetCurrentTimestamp();
 	RctlSshReply *reply = rctl_ssh_call(ssh, argv, CALL_TIMEOUT_MS, NULL, NULL);
 	TimestampTz after = GetCurrentTimestamp();
-	double		theirs = strtod(reply->text, NULL);
+	double		theirs = reply->status == 0 ? strtod(reply->text, NULL) : 0;
 	double		ours = (before / 2 + after / 2) / 1000000.0 +
 	(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * (double) SECS_PER_DAY;
 
 	*error = (after - before) / 2000000.0;
-	return theirs - ours;
+	*ahead = theirs - ours;
+	return theirs > 0;
 }
 
 RctlHost *

@@ -30,7 +30,7 @@ extern RctlMap *rctl_host_ssh_platform(RctlHost *host, bool libc, bool icu);
 /* Those of the paths that are no readable files there. */
 extern List *rctl_host_ssh_missing(RctlHost *host, List *paths);
 
-/* Seconds by which the clock there is ahead of ours, and how exact that is. */
-extern double rctl_host_ssh_clock(RctlHost *host, double *error);
+/* Seconds by which the clock there is ahead of ours, and how exact that is; false if it cannot be read. */
+extern bool rctl_host_ssh_clock(RctlHost *host, double *ahead, double *error);
 
 #endif							/* REPLICA_CTL_PROVIDER_HOST_SSH_H */

@@ -400,8 +400,10 @@ rctl_ssh_check_clock(RctlOp *op)
 	double		error;
 	double		ahead;
 
-	ahead = rctl_host_ssh_clock(host, &error);
-	if (fabs(ahead) > CLOCK_TOLERANCE_S + error)
+	if (!rctl_host_ssh_clock(host, &ahead, &error))
+		rctl_op_warn(op, NULL, "Its program date should print seconds for the format \"+%s.%N\".",
+					 "the clock of %s cannot be read", host->name);
+	else if (fabs(ahead) > CLOCK_TOLERANCE_S + error)
 		rctl_op_warn(op, "Times of lag and apply_delay are wrong by as much.",
 					 "Keep the clocks of both hosts by NTP.",
 					 "the clock of %s is %.1f s %s", host->name, fabs(ahead), ahead > 0 ? "ahead" : "behind");

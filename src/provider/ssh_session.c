@@ -51,6 +51,9 @@
 #define HEARTBEAT_MS 5000
 #define LISTEN_MS 500
 
+/* Status of ssh if it fails itself. */
+#define SSH_FAILED 255
+
 struct RctlSsh
 {
 	dlist_node	node;			/* in sessions */
@@ -386,6 +389,20 @@ take_until(StringInfo output, const char *text, size_t *length)
 	return taken;
 }
 
+/*
+ * Whether it was ssh that has ended, or was ended, and not the shell there,
+ * whose status ssh passes on.
+ */
+static bool
+ended_by_ssh(RctlSsh *ssh)
+{
+	bool		said = rctl_process_errors(ssh->master)->len > 0;
+	bool		printed = rctl_process_output(ssh->master)->len > 0;
+	RctlProcessResult *result = rctl_process_wait(ssh->master, 0, NULL, 0, NULL);
+
+	return !result->exited || (result->exit_code == SSH_FAILED && (said || !printed));
+}
+
 /* Starts ssh, and waits for the word of the shell there. */
 static void
 start_master(RctlSsh *ssh, const char *functions)
@@ -416,13 +433,11 @@ start_master(RctlSsh *ssh, const char *functions)
 			continue;
 		if (memmem(output->data, output->len, ready, strlen(ready)))
 			continue;
-		if (alive || access(psprintf("%s/%s", ssh->directory, CONTROL_PATH), F_OK) == 0 ||
-			rctl_process_errors(ssh->master)->len == 0 || output->len > 0)
-		{
+		if (alive)
 			rctl_process_end(ssh->master);
-			no_shell(ssh, rctl_process_errors(ssh->master)->data, output->data);
-		}
-		connection_failed(ssh, rctl_process_errors(ssh->master)->data, output->data);
+		else if (ended_by_ssh(ssh))
+			connection_failed(ssh, rctl_process_errors(ssh->master)->data, output->data);
+		no_shell(ssh, rctl_process_errors(ssh->master)->data, output->data);
 	}
 	ssh->busy = false;
 }
