@@ -10,49 +10,6 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-# A library that shifts the system's clock by the seconds in a file.
-my $shift = "$ENV{TESTDIR}/shift";
-my $library = "$ENV{TESTDIR}/shift.so";
-
-sub shift_clock
-{
-	open my $out, '>', "$shift.tmp" or die "$shift: $!";
-	print $out shift;
-	close $out;
-	rename "$shift.tmp", $shift or die "$shift: $!";
-	return;
-}
-
-open my $c, '>', "$library.c" or die "$library.c: $!";
-print $c <<'END';
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/time.h>
-#include <time.h>
-
-int
-gettimeofday(struct timeval *now, void *zone)
-{
-	struct timespec real;
-	FILE	   *file = fopen(getenv("SHIFT_FILE"), "r");
-	long		seconds = 0;
-
-	clock_gettime(CLOCK_REALTIME, &real);
-	if (file)
-	{
-		if (fscanf(file, "%ld", &seconds) != 1)
-			seconds = 0;
-		fclose(file);
-	}
-	now->tv_sec = real.tv_sec + seconds;
-	now->tv_usec = real.tv_nsec / 1000;
-	return 0;
-}
-END
-close $c;
-system_or_bail('cc', '-shared', '-fPIC', '-o', $library, "$library.c");
-shift_clock(0);
-
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 my $primary = new_primary('monitor', start => 0, conf => <<"END");
 autovacuum = off
@@ -60,11 +17,7 @@ max_replication_slots = 220
 max_wal_size = 1GB
 min_wal_size = 64MB
 END
-{
-	local $ENV{LD_PRELOAD} = $library;
-	local $ENV{SHIFT_FILE} = $shift;
-	$primary->start;
-}
+start_with_clock($primary, 0);
 sub sql { return $primary->safe_psql('postgres', shift); }
 
 sql('CREATE EXTENSION replica_ctl; CREATE TABLE t (i int, x text)');

@@ -27,7 +27,7 @@ my $api = '/v1/project/demo-project';
 
 sub value { return $node->safe_psql('postgres', $_[0]) }
 sub detail { return decode_json(value("SELECT detail FROM replica_events WHERE kind = '$_[0]' ORDER BY event DESC LIMIT 1") || '{}') }
-sub error_of { return value("SELECT sqlstate || ' ' || message || ' | ' || coalesce(detail, '') || ' | ' || coalesce(hint, '') FROM replica_operations WHERE operation = $_[0]") }
+sub error_of { return operation_error($node, $_[0]) }
 
 my $me = getpwuid($<);
 my $conninfo = sprintf 'host=%s port=%s user=%s dbname=postgres', $primary->host, $primary->port, $me;

@@ -18,43 +18,9 @@ my $replica = '/service/r1(\?|$)';
 my $html = '<html><body><h1>408 Request Time-out</h1></body></html>';
 
 sub value { return $node->safe_psql('postgres', $_[0]) }
+sub error_of { return operation_error($node, $_[0]) }
 
-$aiven->seed;
-value($aiven->server_sql('aiven'));
-
-# What stands behind the service that is made.
-my $standby = $aiven->standby('r1', $node);
-
-sub seed
-{
-	$aiven->seed(@_);
-	$aiven->behind('r1', $standby);
-	return;
-}
-
-# Makes replica r1 with these faults; returns the operation's end and its number.
-sub create
-{
-	my ($faults, $knobs, $options) = @_;
-
-	seed();
-	$aiven->control('set', build => 0.3, delete => 0.1, %{ $knobs // {} });
-	$aiven->control('fault', %$_) for @{ $faults // [] };
-	$aiven->clear_log;
-	my $op = value("SELECT replica_create('r1', 'aiven', '" . ($options // '{}') . "')");
-	return (wait_operation($node, $op, 90), $op);
-}
-
-sub drop
-{
-	$aiven->control('faults');
-	my $op = value(q{SELECT replica_drop('r1')});
-	return wait_operation($node, $op);
-}
-
-sub posts { return scalar grep { m{^POST .*/service$} } $aiven->calls }
-sub error_of { return value("SELECT sqlstate || ' ' || message || ' | ' || coalesce(detail, '') || ' | ' || coalesce(hint, '') FROM replica_operations WHERE operation = $_[0]") }
-sub names { return join ' ', sort keys %{ $aiven->services } }
+my $r1 = FakeAiven::Creations->new($aiven, $node);
 
 # What a creation must survive: name, faults, knobs, number of POSTs.
 my @harmless = (
@@ -90,27 +56,16 @@ my @harmless = (
 for my $case (@harmless)
 {
 	my ($name, $faults, $knobs, $posts) = @$case;
-	my ($state, $op) = create($faults, $knobs);
+	my ($state, $op) = $r1->create($faults, $knobs);
 
 	is($state, 'succeeded', "$name: the replica is made") or diag error_of($op), join "\n", '', $aiven->calls;
-	is(posts(), $posts, "$name: number of creations sent");
-	is(names(), 'primary-postgresql r1', "$name: there is one service");
-	is(drop(), 'succeeded', "$name: dropped");
-	is(names(), 'primary-postgresql', "$name: nothing is left");
+	is($aiven->posts, $posts, "$name: number of creations sent");
+	is($aiven->names, 'primary-postgresql r1', "$name: there is one service");
+	is($r1->drop, 'succeeded', "$name: dropped");
+	is($aiven->names, 'primary-postgresql', "$name: nothing is left");
 }
 
-# No secret anywhere
-{
-	my $log = slurp_file($node->logfile);
-	my $rows = value(q{SELECT jsonb_agg(to_jsonb(o)) FROM replica_ctl.operation o})
-	  . value(q{SELECT jsonb_agg(to_jsonb(e)) FROM replica_ctl.event e})
-	  . value(q{SELECT coalesce(jsonb_agg(to_jsonb(r)), '[]') FROM replica_ctl.replica r})
-	  . value(q{SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]') FROM replica_ctl.cleanup c});
-	$log =~ s/^.*STATEMENT:.*$|CREATE USER MAPPING.*$//mg;
-
-	unlike($log, qr/\Q$FakeAiven::token\E|aivenv1/, 'no token in the log');
-	unlike($rows, qr/\Q$FakeAiven::token\E|aivenv1|AVNS_/, 'no token or password in the tables');
-}
+$aiven->no_secrets_ok($node);
 is(join("\n", $aiven->complaints), '', 'no request broke the rules of the document');
 
 done_testing();

@@ -19,36 +19,9 @@ my $replica = '/service/r1(\?|$)';
 my $html = '<html><body><h1>408 Request Time-out</h1></body></html>';
 
 sub value { return $node->safe_psql('postgres', $_[0]) }
+sub error_of { return operation_error($node, $_[0]) }
 
-$aiven->seed;
-value($aiven->server_sql('aiven'));
-
-# What stands behind the service that is made.
-my $standby = $aiven->standby('r1', $node);
-
-sub seed
-{
-	$aiven->seed(@_);
-	$aiven->behind('r1', $standby);
-	return;
-}
-
-# Makes replica r1 with these faults; returns the operation's end and its number.
-sub create
-{
-	my ($faults, $knobs, $options) = @_;
-
-	seed();
-	$aiven->control('set', build => 0.3, delete => 0.1, %{ $knobs // {} });
-	$aiven->control('fault', %$_) for @{ $faults // [] };
-	$aiven->clear_log;
-	my $op = value("SELECT replica_create('r1', 'aiven', '" . ($options // '{}') . "')");
-	return (wait_operation($node, $op, 90), $op);
-}
-
-sub posts { return scalar grep { m{^POST .*/service$} } $aiven->calls }
-sub error_of { return value("SELECT sqlstate || ' ' || message || ' | ' || coalesce(detail, '') || ' | ' || coalesce(hint, '') FROM replica_operations WHERE operation = $_[0]") }
-sub names { return join ' ', sort keys %{ $aiven->services } }
+my $r1 = FakeAiven::Creations->new($aiven, $node);
 
 # What it must not survive: name, faults, knobs, pattern of the error.
 my @fatal = (
@@ -71,12 +44,12 @@ $node->reload;
 for my $case (@fatal)
 {
 	my ($name, $faults, $knobs, $pattern) = @$case;
-	my ($state, $op) = create($faults, $knobs);
+	my ($state, $op) = $r1->create($faults, $knobs);
 
 	is($state, 'failed', "$name: the creation fails");
 	like(error_of($op), $pattern, "$name: the error");
 	$aiven->control('faults');
-	is(names(), 'primary-postgresql', "$name: nothing is left");
+	is($aiven->names, 'primary-postgresql', "$name: nothing is left");
 }
 
 # The source and its backups
@@ -94,7 +67,7 @@ for my $case (@fatal)
 		my $op = value(q{SELECT replica_create('r1', 'aiven')});
 		is(wait_operation($node, $op), 'failed', 'a source that is not good');
 		like(error_of($op), $case->[1], 'the error says why');
-		is(posts(), 0, 'and nothing was asked for');
+		is($aiven->posts, 0, 'and nothing was asked for');
 	}
 }
 
@@ -105,7 +78,7 @@ for my $case (@fatal)
 	my $op = value(q{SELECT replica_create('r1', 'aiven')});
 	is(wait_operation($node, $op), 'failed', 'a name that is taken');
 	like(error_of($op), qr/^42710 Aiven service "r1" already exists.*replica_attach/, 'the error names the way to attach it');
-	is(names(), 'primary-postgresql r1', 'the other service stays');
+	is($aiven->names, 'primary-postgresql r1', 'the other service stays');
 
 	$aiven->seed;
 	$aiven->control('set', check_answers => \0);
@@ -115,7 +88,7 @@ for my $case (@fatal)
 	$op = value(q{SELECT replica_create('r1', 'aiven')});
 	is(wait_operation($node, $op), 'failed', 'a name that is taken meanwhile');
 	like(error_of($op), qr/^42710 .*made by somebody else/, 'the error says so');
-	is(names(), 'primary-postgresql r1', 'the other service stays, although it looks like ours');
+	is($aiven->names, 'primary-postgresql r1', 'the other service stays, although it looks like ours');
 }
 
 # A service that vanishes, and one that is switched off, while it is built
@@ -133,7 +106,7 @@ for my $case (@fatal)
 		  : $aiven->control('change', project => 'demo-project', name => 'r1', powered => \0);
 		is(wait_operation($node, $op), 'failed', "$what: the creation fails");
 		like(error_of($op), qr/^55000 Aiven service "r1" did not come to run/, "$what: the error");
-		is(names(), 'primary-postgresql', "$what: nothing is left");
+		is($aiven->names, 'primary-postgresql', "$what: nothing is left");
 	}
 }
 
@@ -150,7 +123,7 @@ for my $case (@fatal)
 	wait_until(sub { !$aiven->services->{r1} }, 'deletion');
 	cmp_ok(time - $start, '<', 3, 'the cancel is obeyed at once');
 	is(wait_operation($node, $op), 'cancelled', 'the operation is cancelled');
-	is(names(), 'primary-postgresql', 'the protected service is gone');
+	is($aiven->names, 'primary-postgresql', 'the protected service is gone');
 }
 
 # Workers that are killed around the creation
@@ -159,30 +132,19 @@ if (test_build($node))
 	value(q{ALTER SYSTEM RESET replica_ctl.step_retries});
 	for my $point ('create.service.before', 'create.service.after', 'create.settle.before')
 	{
-		seed();
+		$r1->seed;
 		$aiven->control('set', build => 0.3);
 		set_fault($node, "$point=crash*1");
 		my $op = value(q{SELECT replica_create('r1', 'aiven')});
 		is(wait_operation($node, $op, 90), 'succeeded', "killed at $point: the replica is made");
 		cmp_ok(value("SELECT attempts FROM replica_operations WHERE operation = $op"), '>', 0, "killed at $point: it was");
 		set_fault($node, '');
-		is(names(), 'primary-postgresql r1', "killed at $point: there is one service");
+		is($aiven->names, 'primary-postgresql r1', "killed at $point: there is one service");
 		is(wait_operation($node, value(q{SELECT replica_drop('r1')})), 'succeeded', "killed at $point: dropped");
 	}
 }
 
-# No secret anywhere
-{
-	my $log = slurp_file($node->logfile);
-	my $rows = value(q{SELECT jsonb_agg(to_jsonb(o)) FROM replica_ctl.operation o})
-	  . value(q{SELECT jsonb_agg(to_jsonb(e)) FROM replica_ctl.event e})
-	  . value(q{SELECT coalesce(jsonb_agg(to_jsonb(r)), '[]') FROM replica_ctl.replica r})
-	  . value(q{SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]') FROM replica_ctl.cleanup c});
-	$log =~ s/^.*STATEMENT:.*$|CREATE USER MAPPING.*$//mg;
-
-	unlike($log, qr/\Q$FakeAiven::token\E|aivenv1/, 'no token in the log');
-	unlike($rows, qr/\Q$FakeAiven::token\E|aivenv1|AVNS_/, 'no token or password in the tables');
-}
+$aiven->no_secrets_ok($node);
 is(join("\n", $aiven->complaints), '', 'no request broke the rules of the document');
 
 done_testing();

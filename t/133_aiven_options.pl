@@ -21,7 +21,7 @@ delete $ENV{AIVEN_TEST_TOKEN};
 
 sub value { return $node->safe_psql('postgres', $_[0]) }
 sub fails { my ($sql, $pattern, $name) = @_; like(psql_error($node, $sql), $pattern, $name); return }
-sub error_of { return value("SELECT sqlstate || ' ' || message || ' | ' || coalesce(detail, '') || ' | ' || coalesce(hint, '') FROM replica_operations WHERE operation = $_[0]") }
+sub error_of { return operation_error($node, $_[0]) }
 
 $aiven->seed;
 value($aiven->server_sql('aiven'));

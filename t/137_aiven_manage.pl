@@ -16,7 +16,7 @@ my $aiven = FakeAiven->new;
 my $node = new_primary('control');
 
 sub value { return $node->safe_psql('postgres', $_[0]) }
-sub error_of { return value("SELECT sqlstate || ' ' || message || ' | ' || coalesce(detail, '') || ' | ' || coalesce(hint, '') FROM replica_operations WHERE operation = $_[0]") }
+sub error_of { return operation_error($node, $_[0]) }
 sub ends { my ($call) = @_; my $op = value("SELECT $call"); return (wait_operation($node, $op), $op) }
 sub service { return $aiven->services->{r1} }
 

@@ -15,51 +15,15 @@ use Time::Local;
 my ($sharedir) = run_command([ $ENV{PG_CONFIG}, '--sharedir' ]);
 plan skip_all => 'pg_cron (package postgresql-NN-cron) is not installed' unless -e "$sharedir/extension/pg_cron.control";
 
-# A library that shifts the system's clock by the seconds in a file.
-my $shift = "$ENV{TESTDIR}/shift";
-my $library = "$ENV{TESTDIR}/shift.so";
-open my $c, '>', "$library.c" or die "$library.c: $!";
-print $c <<'END';
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/time.h>
-#include <time.h>
-
-int
-gettimeofday(struct timeval *now, void *zone)
-{
-	struct timespec real;
-	FILE	   *file = fopen(getenv("SHIFT_FILE"), "r");
-	long		seconds = 0;
-
-	clock_gettime(CLOCK_REALTIME, &real);
-	if (file)
-	{
-		if (fscanf(file, "%ld", &seconds) != 1)
-			seconds = 0;
-		fclose(file);
-	}
-	now->tv_sec = real.tv_sec + seconds;
-	now->tv_usec = real.tv_nsec / 1000;
-	return 0;
-}
-END
-close $c;
-system_or_bail('cc', '-shared', '-fPIC', '-o', $library, "$library.c");
-
-# Three seconds before a time (GMT).
-sub set_clock
+# To three seconds before a time (GMT).
+sub seconds_to
 {
 	my ($year, $month, $day, $hour, $minute) = @_;
-	open my $out, '>', "$shift.tmp" or die "$shift: $!";
-	print $out timegm(0, $minute, $hour, $day, $month - 1, $year) - 3 - time;
-	close $out;
-	rename "$shift.tmp", $shift or die "$shift: $!";
-	return;
+	return timegm(0, $minute, $hour, $day, $month - 1, $year) - 3 - time;
 }
 
-# a Sunday
-set_clock(2032, 8, 1, 2, 30);
+sub set_clock { shift_clock(seconds_to(@_)); return }
+
 my $primary = new_primary('cron', start => 0, conf => <<'END');
 autovacuum = off
 shared_preload_libraries = 'replica_ctl, pg_cron'
@@ -67,11 +31,8 @@ timezone = 'GMT'
 replica_ctl.retention = 0
 END
 $primary->append_conf('postgresql.conf', "cron.host = '" . $primary->host . "'");
-{
-	local $ENV{LD_PRELOAD} = $library;
-	local $ENV{SHIFT_FILE} = $shift;
-	$primary->start;
-}
+# a Sunday
+start_with_clock($primary, seconds_to(2032, 8, 1, 2, 30));
 sub sql { return $primary->safe_psql('postgres', shift); }
 sub runs { return sql("SELECT count(*) FROM cron.job_run_details d JOIN cron.job j USING (jobid) WHERE jobname = '$_[0]' AND d.status = '$_[1]'"); }
 # of the last run of a job, also one that is gone

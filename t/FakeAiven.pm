@@ -6,6 +6,13 @@
 #	  $aiven->seed;                               # the project of the seed, with its primary
 #	  my @calls = $aiven->calls;                  # "POST /v1/project/...", since the last clear
 #
+#	  my $r1 = FakeAiven::Creations->new($aiven, $node);
+#	  my ($state, $operation) = $r1->create(\@faults);
+#
+#	  my $trials = FakeAiven::Promotions->new($aiven, $node);
+#	  my ($name, $standby) = $trials->replica('remote');
+#	  ($state, $operation) = $trials->promote($name);
+#
 # It ends with the test: its standard input is a pipe of ours.
 package FakeAiven;
 
@@ -169,6 +176,27 @@ sub calls
 	return map { my $path = $_->{path}; $path =~ s/\?.*//; "$_->{method} $path" } $self->log;
 }
 
+sub names { return join ' ', sort keys %{ $_[0]->services } }
+
+# Creations of services that were asked for, and promotions.
+sub posts { return scalar grep { m{^POST .*/service$} } $_[0]->calls }
+sub deletions { return scalar grep { m{^DELETE .*/integration/} } $_[0]->calls }
+
+# Two assertions: the node has written no secret, neither to its log nor to a table.
+sub no_secrets_ok
+{
+	my ($self, $node) = @_;
+	my $log = slurp_file($node->logfile);
+	my $rows = join '', map { $node->safe_psql('postgres', "SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') FROM replica_ctl.$_ t") }
+	  qw(operation event replica cleanup);
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	$log =~ s/^.*STATEMENT:.*$|CREATE USER MAPPING.*$//mg;
+	unlike($log, qr/\Q$token\E|aivenv1/, 'no token in the log');
+	unlike($rows, qr/\Q$token\E|aivenv1|AVNS_/, 'no token or password in the tables');
+	return;
+}
+
 # What the fake had to complain about: requests against the document.
 sub complaints
 {
@@ -207,6 +235,124 @@ END
 {
 	local ($?, $@);
 	$_->stop for @running;
+}
+
+# Replica r1 of the node, made by server "aiven" again and again; one standby
+# stands behind its service each time.
+package FakeAiven::Creations;
+
+use strict;
+use warnings;
+use ReplicaCtl;
+
+sub new
+{
+	my ($class, $aiven, $node) = @_;
+	my $self = bless { aiven => $aiven, node => $node }, $class;
+
+	$aiven->seed;
+	$node->safe_psql('postgres', $aiven->server_sql('aiven'));
+	$self->{standby} = $aiven->standby('r1', $node);
+	return $self;
+}
+
+# Aiven as it was in the beginning, but for the primary's properties.
+sub seed
+{
+	my ($self, %primary) = @_;
+
+	$self->{aiven}->seed(%primary);
+	$self->{aiven}->behind('r1', $self->{standby});
+	return;
+}
+
+# Makes it with these faults; returns the operation's end and its number.
+sub create
+{
+	my ($self, $faults, $knobs, $options) = @_;
+	my ($aiven, $node) = @$self{qw(aiven node)};
+
+	$self->seed;
+	$aiven->control('set', build => 0.3, delete => 0.1, %{ $knobs // {} });
+	$aiven->control('fault', %$_) for @{ $faults // [] };
+	$aiven->clear_log;
+	my $op = $node->safe_psql('postgres', "SELECT replica_create('r1', 'aiven', '" . ($options // '{}') . "')");
+	return (wait_operation($node, $op, 90), $op);
+}
+
+sub drop
+{
+	my ($self) = @_;
+
+	$self->{aiven}->control('faults');
+	return wait_operation($self->{node}, $self->{node}->safe_psql('postgres', q{SELECT replica_drop('r1')}));
+}
+
+# Promotions asked for at the node: of replicas of the node itself, by server
+# "here", and of another primary, by servers that differ in who stops the
+# writes: "remote" has its source_conninfo, for "external" somebody else does,
+# and for "nothing" nobody can.
+package FakeAiven::Promotions;
+
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use ReplicaCtl;
+use Test::More;
+
+# What the node and its replicas need in postgresql.conf, to tell soon of each other.
+our $conf = "wal_receiver_status_interval = 1\nwal_receiver_timeout = 4s";
+
+sub new
+{
+	my ($class, $aiven, $node) = @_;
+	my $primary = PostgreSQL::Test::Cluster->new('primary');
+	my $conninfo = sprintf 'host=%s port=%s user=%s dbname=postgres', $primary->host, $primary->port, scalar getpwuid($<);
+
+	$primary->init(allows_streaming => 1);
+	$primary->append_conf('postgresql.conf', $conf);
+	$primary->start;
+	$aiven->seed;
+	$node->safe_psql('postgres', $_) for (
+		$aiven->server_sql('here'), $aiven->server_sql('remote', source_conninfo => $conninfo),
+		$aiven->server_sql('external', fence => 'external'), $aiven->server_sql('nothing'));
+	return bless { aiven => $aiven, node => $node, primary => $primary, made => 0 }, $class;
+}
+
+sub primary { return $_[0]{primary} }
+
+# A replica behind server, attached; its name and standby.
+sub replica
+{
+	my ($self, $server, %knobs) = @_;
+	my ($aiven, $node) = @$self{qw(aiven node)};
+	my $source = $server eq 'here' ? $node : $self->{primary};
+	my $name = 'r' . ++$self->{made};
+
+	$aiven->seed;
+	$aiven->uri('primary-postgresql', $source);
+	$source->safe_psql('postgres', 'SET default_transaction_read_only = off; ALTER DATABASE postgres RESET default_transaction_read_only')
+	  if $server ne 'here';
+	$aiven->control('service', project => 'demo-project', name => $name, source => 'primary-postgresql');
+	my $standby = $aiven->standby($name, $source);
+	$source->wait_for_catchup($standby);
+	my $op = $node->safe_psql('postgres', "SELECT replica_attach('$name', '$server')");
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	is(wait_operation($node, $op), 'succeeded', "$name is attached") or diag operation_error($node, $op);
+	$aiven->control('set', unlink => 0.2, promote => 0.3, %knobs);
+	$aiven->clear_log;
+	return ($name, $standby);
+}
+
+# Returns the operation's end and its number.
+sub promote
+{
+	my ($self, $name, $arguments) = @_;
+	my $op = $self->{node}->safe_psql('postgres',
+		"SELECT replica_promote('$name'" . ($arguments ? ", $arguments" : '') . ')');
+
+	return (wait_operation($self->{node}, $op, 90), $op);
 }
 
 1;

@@ -32,6 +32,8 @@ our @EXPORT = qw(
   wait_for
   wait_until
   wait_operation
+  operation_error
+  is_primary
   psql_error
   free_port
   replica_dir
@@ -50,6 +52,8 @@ our @EXPORT = qw(
   mock_server
   mock_files
   set_fault
+  start_with_clock
+  shift_clock
 );
 
 my @primaries;
@@ -169,6 +173,22 @@ sub wait_operation
 		$timeout // 60);
 	return $node->safe_psql('postgres',
 		"SELECT state FROM replica_operations WHERE operation = $operation");
+}
+
+# What an operation that has failed says: "sqlstate message | detail | hint".
+sub operation_error
+{
+	my ($node, $operation) = @_;
+
+	return $node->safe_psql('postgres', qq{
+		SELECT sqlstate || ' ' || message || ' | ' || coalesce(detail, '') || ' | ' || coalesce(hint, '')
+		FROM replica_operations WHERE operation = $operation});
+}
+
+sub is_primary
+{
+	my ($node) = @_;
+	return $node->safe_psql('postgres', 'SELECT pg_is_in_recovery()') eq 'f';
 }
 
 # Runs a statement that must fail; returns all that psql says about it, with
@@ -434,6 +454,63 @@ sub set_fault
 	wait_until(
 		sub { $node->safe_psql('postgres', 'SHOW replica_ctl.test_fault') eq $fault },
 		"the fault $fault");
+	return;
+}
+
+# Starts the node with a system clock that is so many seconds ahead of this
+# machine's (for gettimeofday(), from which PostgreSQL has its time), and that
+# shift_clock() sets.  There must be a C compiler.
+my $clock;
+
+sub start_with_clock
+{
+	my ($node, $seconds) = @_;
+	my $library = "$ENV{TESTDIR}/clock.so";
+
+	open my $c, '>', "$library.c" or croak "$library.c: $!";
+	print $c <<'END';
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+
+int
+gettimeofday(struct timeval *now, void *zone)
+{
+	struct timespec real;
+	FILE	   *file = fopen(getenv("RCTL_TEST_CLOCK"), "r");
+	long		seconds = 0;
+
+	clock_gettime(CLOCK_REALTIME, &real);
+	if (file)
+	{
+		if (fscanf(file, "%ld", &seconds) != 1)
+			seconds = 0;
+		fclose(file);
+	}
+	now->tv_sec = real.tv_sec + seconds;
+	now->tv_usec = real.tv_nsec / 1000;
+	return 0;
+}
+END
+	close $c;
+	system_or_bail('cc', '-shared', '-fPIC', '-o', $library, "$library.c");
+	$clock = "$ENV{TESTDIR}/clock";
+	shift_clock($seconds);
+	local $ENV{LD_PRELOAD} = $library;
+	local $ENV{RCTL_TEST_CLOCK} = $clock;
+	$node->start;
+	return;
+}
+
+sub shift_clock
+{
+	my ($seconds) = @_;
+
+	open my $out, '>', "$clock.tmp" or croak "$clock: $!";
+	print $out $seconds;
+	close $out;
+	rename "$clock.tmp", $clock or croak "$clock: $!";
 	return;
 }
 
