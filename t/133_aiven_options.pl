@@ -66,8 +66,11 @@ sub create_as_alice
 	return error_of($op);
 }
 
+# Without those of the monitor, which looks at a replica that failed as well.
+sub sent_calls { return join ' ', grep { !m{^GET \S*/(service|events)$} } $aiven->calls }
+
 like(create_as_alice(''), qr/^28000 no Aiven token for server "aiven".*CREATE USER MAPPING FOR alice/, 'a user without a mapping has no token');
-is(scalar $aiven->calls, 0, 'and nothing is sent');
+is(sent_calls(), '', 'and nothing is sent');
 like(create_as_alice("token_env 'AIVEN_TEST_TOKEN'"), qr/no plan "nonsense"/, 'a token of the environment');
 like(create_as_alice("token_env 'AIVEN_NO_TOKEN'"), qr/^28000 no Aiven token.*"AIVEN_NO_TOKEN" is not set/, 'one that is not there');
 like(create_as_alice("token_file '$dir/token'"), qr/no plan "nonsense"/, 'a token of a file');
@@ -120,7 +123,7 @@ for my $case (@refused)
 }
 fails(q{SELECT replica_create('Ω', 'aiven')}, qr/42602.*service_name/s, 'a name of which none can be made');
 fails(q{SELECT replica_attach('r1', 'aiven', '{"plan": "startup-4"}')}, qr/HV00D.*service_name, terraform/s, 'an option that attach does not have');
-is(scalar $aiven->calls, 0, 'nothing was sent for all that');
+is(sent_calls(), '', 'nothing was sent for all that');
 
 for my $case (
 	[ '{"plan": "startup-5"}', qr/^22023 project "demo-project" has no plan "startup-5".*Valid plans are: hobbyist, startup-4/ ],
