@@ -42,7 +42,7 @@
 #define CAUGHT_UP_POLL_MS 10
 #define VERIFY_POLL_MS 100
 #define WARM_POLL_MS 200
-#define CHECKPOINT_POLL_MS 20
+#define CHECKPOINT_POLL_MS 5
 #define WARM_LAG_BYTES (16 * 1024 * 1024)
 
 /* How often a source elsewhere is asked to take writes again after the promotion. */

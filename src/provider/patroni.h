@@ -83,6 +83,9 @@ extern RctlHttpRequest *rctl_patroni_request(const RctlMap *server_options, cons
 extern RctlHttpResponse *rctl_patroni_get(RctlOp *op, const char *path);
 extern RctlPatroniCluster *rctl_patroni_cluster(RctlOp *op);
 
+/* What such an answer says; raises an error if it is not of the cluster. */
+extern RctlPatroniCluster *rctl_patroni_read_cluster(RctlOp *op, const RctlHttpResponse *response);
+
 /* POST, PATCH: to one member, once.  The response may have any status. */
 extern RctlHttpResponse *rctl_patroni_call(RctlOp *op, const char *method, const char *base, const char *path,
 										   const char *body, int total_ms);

@@ -270,7 +270,12 @@ rctl_patroni_get(RctlOp *op, const char *path)
 RctlPatroniCluster *
 rctl_patroni_cluster(RctlOp *op)
 {
-	RctlHttpResponse *response = rctl_patroni_get(op, "/cluster");
+	return rctl_patroni_read_cluster(op, rctl_patroni_get(op, "/cluster"));
+}
+
+RctlPatroniCluster *
+rctl_patroni_read_cluster(RctlOp *op, const RctlHttpResponse *response)
+{
 	RctlPatroniCluster *cluster = palloc(sizeof(RctlPatroniCluster));
 	const char *scope = rctl_map_get(op->server_options, "scope");
 	char	   *problem = NULL;

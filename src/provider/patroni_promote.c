@@ -27,9 +27,12 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
+#include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
 #include "net/wait.h"
@@ -118,10 +121,32 @@ require_inside(RctlOp *op, const RctlPatroniCluster *cluster)
 
 static long loop_wait_ms(RctlOp *op);
 
+/* The checks share one look; the first takes it, the last forgets it. */
+static RctlPatroniCluster *
+look_once(RctlOp *op)
+{
+	const char *known = rctl_map_get(op->state, "patroni_look");
+	RctlHttpResponse *response;
+
+	if (known)
+	{
+		response = palloc0(sizeof(RctlHttpResponse));
+		response->status = 200;
+		response->body = pstrdup(known);
+		response->body_length = strlen(known);
+	}
+	else
+	{
+		response = rctl_patroni_get(op, "/cluster");
+		rctl_map_set(op->state, "patroni_look", pnstrdup(response->body, response->body_length));
+	}
+	return rctl_patroni_read_cluster(op, response);
+}
+
 static void
 check_leader(RctlOp *op)
 {
-	RctlPatroniCluster *cluster = rctl_patroni_cluster(op);
+	RctlPatroniCluster *cluster = look_once(op);
 	RctlPatroniMember *own = rctl_patroni_own(op, cluster);
 
 	rctl_map_set(op->replica->facts, "standby_cluster", strcmp(own->role, "standby_leader") == 0 ? "true" : NULL);
@@ -148,7 +173,7 @@ check_leader(RctlOp *op)
 static void
 check_member(RctlOp *op)
 {
-	RctlPatroniCluster *cluster = rctl_patroni_cluster(op);
+	RctlPatroniCluster *cluster = look_once(op);
 	RctlPatroniMember *own = rctl_patroni_own(op, cluster);
 
 	if (!rctl_patroni_works(own))
@@ -176,8 +201,9 @@ check_member(RctlOp *op)
 static void
 check_pause(RctlOp *op)
 {
-	RctlPatroniCluster *cluster = rctl_patroni_cluster(op);
+	RctlPatroniCluster *cluster = look_once(op);
 
+	rctl_map_set(op->state, "patroni_look", NULL);
 	if (cluster->paused && !is_forced(op))
 		ereport(ERROR,
 				(errcode(NOT_READY),
@@ -222,14 +248,40 @@ position_of(RctlOp *op, const char *api_url, const char *path, int64 *location)
 	return json && rctl_json_int64(json, path, location);
 }
 
+/* As this server's own walsender knows it; false if the member does not stream from here. */
+static bool
+lag_from_here(RctlOp *op, RctlManagedLag *lag)
+{
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(rctl_map_get_default(op->replica->facts, "application_name", ""))};
+	bool		isnull = true;
+	XLogRecPtr	replayed = InvalidXLogRecPtr;
+
+	rctl_op_begin(op);
+	if (SPI_execute_with_args("SELECT replay_lsn FROM pg_catalog.pg_stat_replication WHERE application_name = $1",
+							  1, types, values, NULL, false, 1) == SPI_OK_SELECT && SPI_processed == 1)
+		replayed = DatumGetLSN(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	rctl_op_commit(op);
+	if (isnull)
+		return false;
+	lag->bytes = GetFlushRecPtr(NULL) - Min(replayed, GetFlushRecPtr(NULL));
+	lag->bytes_known = true;
+	lag->source = "SQL";
+	return true;
+}
+
 static bool
 patroni_lag(RctlOp *op, RctlManagedLag *lag)
 {
-	RctlPatroniCluster *cluster = rctl_patroni_cluster(op);
-	RctlPatroniMember *own = rctl_patroni_own(op, cluster);
+	RctlPatroniCluster *cluster;
+	RctlPatroniMember *own;
 	int64		ours;
 	int64		theirs;
 
+	if (source_is_here(op) && lag_from_here(op, lag))
+		return true;
+	cluster = rctl_patroni_cluster(op);
+	own = rctl_patroni_own(op, cluster);
 	lag->source = "Patroni";
 	if (cluster->leader && cluster->leader != own &&
 		position_of(op, own->api_url, "xlog/replayed_location", &theirs) &&
@@ -670,7 +722,7 @@ const RctlManagedPromotion rctl_patroni_promotion = {
 	.source_follows = stops_source,
 	.lag = patroni_lag,
 	.caught_up = caught_up,
-	.poll_ms = 50,
+	.poll_ms = 20,
 	.promote = promote,
 	.verify = verify,
 	.note = note,
