@@ -112,4 +112,12 @@ note 'a drill';
 like($patroni->outcome($patroni->lead(q{SELECT replica_drill('p3')})), qr/^succeeded/, 'a drill');
 is(writes(), '0', 'writes go on');
 
+# --------------------------------------------------------------------------
+note 'forced';
+# --------------------------------------------------------------------------
+like($patroni->outcome($patroni->lead(q{SELECT replica_promote('p3', mode => 'forced')})), qr/^succeeded\|unlink/, 'forced');
+is($patroni->leader, 'p3', 'it leads');
+is($patroni->registry, 'p1 streaming, p2 streaming', 'and has the registry');
+is($patroni->fenced('p3'), 'down', 'not fenced');
+
 done_testing();

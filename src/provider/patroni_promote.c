@@ -523,7 +523,8 @@ ask_from_here(RctlOp *op, const char *before, long loop_ms)
 
 	PG_TRY();
 	{
-		rctl_managed_require_still(op);
+		if (!is_forced(op))
+			rctl_managed_require_still(op);
 		response = ask(op, before, loop_ms);
 	}
 	PG_CATCH();
