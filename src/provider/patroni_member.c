@@ -23,7 +23,7 @@
 #include "provider/patroni.h"
 
 /* Some releases tell milliseconds only. */
-#define SAME_START_MS 2
+#define SAME_START_US 2000
 
 void
 rctl_patroni_note_place(RctlMap *facts, const char *server, const RctlPatroniMember *member)
@@ -95,7 +95,7 @@ is_this_server(RctlOp *op, const char *api_url)
 	system = json ? rctl_json_text(json, "database_system_identifier") : NULL;
 	return system && strcmp(system, psprintf(UINT64_FORMAT, GetSystemIdentifier())) == 0 &&
 		parse_start_time(rctl_json_text(json, "postmaster_start_time"), &start) &&
-		Abs(start - PgStartTime) <= SAME_START_MS * INT64CONST(1000);
+		start >= PgStartTime - SAME_START_US && start <= PgStartTime + SAME_START_US;
 }
 
 bool
