@@ -394,7 +394,7 @@ class Handler(BaseHTTPRequestHandler):
         query = urllib.parse.parse_qs(url.query)
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else b""
-        fault = self.fault()
+        fault = self.fault(body.decode(errors="replace"))
         if fault and self.misbehave(fault, url, query, body):
             return
         with open(os.path.join(directory, "tokens")) as file:
@@ -429,10 +429,11 @@ class Handler(BaseHTTPRequestHandler):
                       'in API group "%s" in the namespace "%s"' % (m[4], "." + group if group else "", ' "%s"' % name if name else "",
                                                                    namespace, verb, resource, group, namespace), name=name, kind=m[4])
 
-    def fault(self):
+    def fault(self, body):
         with lock:
             for fault in faults:
-                if fault.get("times", 1) > 0 and re.search(fault["match"], self.command + " " + self.path):
+                if fault.get("times", 1) > 0 and re.search(fault["match"], self.command + " " + self.path) and \
+                        re.search(fault.get("body", ""), body):
                     if fault.get("skip", 0) > 0:
                         fault["skip"] -= 1
                         continue

@@ -489,6 +489,9 @@ what_to_do(const RctlOpRow *row)
 						" server take writes again, and SELECT replica_repair(%s) brings the replica back;"
 						" if not, it is the primary, and this server must stay as it is.",
 						row->op.replica->name, name);
+	if (row->op.kind == RCTL_OP_PROMOTE || row->op.kind == RCTL_OP_SWITCHOVER)
+		return psprintf("When the cause is gone, run SELECT replica_drop(%s): it takes back what is left, and removes the replica.",
+						name);
 	return psprintf("When the cause is gone, run SELECT %s(%s).",
 					row->op.kind == RCTL_OP_DROP || !row->no_return ? "replica_drop" : "replica_repair", name);
 }

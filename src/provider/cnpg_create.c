@@ -650,8 +650,12 @@ drop_check(RctlOp *op)
 	{
 		const char *instance = rctl_map_get(op->replica->facts, "instance");
 
-		if (instance && rctl_cnpg_has(cluster->instances, instance))
-			require_removable(cluster, instance);
+		if (instance == NULL || !rctl_cnpg_has(cluster->instances, instance))
+			return;
+		require_removable(cluster, instance);
+		rctl_cnpg_try(kube, cluster->name, NULL,
+					  psprintf("{\"spec\":{\"instances\":" INT64_FORMAT "}}", cluster->wanted - 1),
+					  psprintf("scale Cluster \"%s\" down", cluster->name));
 		return;
 	}
 	if (!force && cluster->role_known && cluster->is_primary)

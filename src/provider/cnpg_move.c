@@ -25,6 +25,8 @@
  */
 #include "postgres.h"
 
+#include "utils/builtins.h"
+
 #include "provider/cnpg.h"
 
 static const char *
@@ -338,15 +340,23 @@ replica_is_primary(RctlOp *op)
 	return replica && !replica->replica;
 }
 
-void
-rctl_cnpg_move_back(RctlOp *op, const RctlMap *object)
+/* What a person can do without waiting for us; goes with the error that stood in the way. */
+static char *
+ways_out(RctlOp *op, const RctlMap *object)
+{
+	return psprintf("Cluster \"%s\" is demoted, and nobody is a primary. SELECT replica_promote(%s, source_after => 'standby') goes on;"
+					" to go back, run kubectl -n %s patch clusters.postgresql.cnpg.io %s --type merge -p '{\"spec\":{\"replica\":{\"primary\":\"%s\"}}}'.",
+					rctl_map_get(object, "name"), quote_literal_cstr(op->replica->name), rctl_map_get(object, "namespace"),
+					rctl_map_get(object, "name"), rctl_map_get(object, "source"));
+}
+
+static void
+go_back(RctlOp *op, const RctlMap *object)
 {
 	RctlKube   *there = rctl_cnpg_open_source(op);
 	char	   *name = pstrdup(rctl_map_get(object, "name"));
 	RctlCnpgCluster *source;
 
-	if (replica_is_primary(op))
-		return;
 	rctl_cnpg_wait(op, there, look_settled, name);
 	source = rctl_cnpg_get(there, name, true);
 	if (source == NULL || decide_back((void *) object, source) == NULL)
@@ -355,4 +365,29 @@ rctl_cnpg_move_back(RctlOp *op, const RctlMap *object)
 							psprintf("make Cluster \"%s\" a primary again", name));
 	rctl_cnpg_wait(op, there, look_primary, name);
 	rctl_op_event(op, "warning", "demotion_undone", NULL, "Cluster \"%s\" was demoted, and is the primary again", name);
+}
+
+void
+rctl_cnpg_move_back(RctlOp *op, const RctlMap *object)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	if (replica_is_primary(op))
+		return;
+	PG_TRY();
+	{
+		go_back(op, object);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		error->detail = psprintf("%s%s%s", error->detail ? error->detail : "", error->detail ? "\n" : "",
+								 ways_out(op, object));
+		ReThrowError(error);
+	}
+	PG_END_TRY();
 }

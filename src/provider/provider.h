@@ -642,9 +642,9 @@ extern void rctl_op_warn(RctlOp *op, const char *detail, const char *hint,
 
 /*
  * The running step is one from which there is no way back, but it is certain
- * that it has changed nothing and that nothing is under way: the error that
- * the caller raises next is undone, like that of an earlier step, and is not
- * retried.
+ * that nothing is under way, and that it has changed nothing, or only what
+ * its cleanup records take back: the error that the caller raises next is
+ * undone, like that of an earlier step, and is not retried.
  */
 extern void rctl_op_not_done(RctlOp *op);
 
