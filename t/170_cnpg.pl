@@ -64,7 +64,7 @@ sub new_cluster
 	my ($name, %spec) = @_;
 	kube('POST', $clusters, { apiVersion => 'postgresql.cnpg.io/v1', kind => 'Cluster', metadata => { name => $name },
 		spec => { instances => 2, storage => { size => '1Gi' }, %spec } });
-	wait_until(sub { (cluster($name)->{status}{phase} // '') eq 'Cluster in healthy state' }, "Cluster $name is healthy");
+	wait_until(sub { my $s = cluster($name)->{status}; ($s->{phase} // '') eq 'Cluster in healthy state' && $s->{readyInstances} == ($spec{instances} // 2) }, "Cluster $name is healthy");
 }
 
 # ---- servers ----

@@ -1,6 +1,8 @@
 # replica_cnpg: two Clusters change roles, in two Kubernetes clusters (other
 # addresses, certificates, accounts, namespaces), and what is undone when one
 # side refuses, hangs or is gone in the middle.
+#
+# slow
 
 use strict;
 use warnings;
@@ -115,9 +117,10 @@ is(sql(q{SELECT replica_wait('beta', '60s')}), 'succeeded', 'made once more');
 
 sub undone
 {
-	my ($pattern, $name) = @_;
+	my ($pattern, $name, $meanwhile) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	promote('beta');
+	$meanwhile->() if $meanwhile;
 	fails_like(q{SELECT replica_wait('beta', '90s')}, $pattern, $name);
 	is(sql(q{SELECT state FROM replica_operations WHERE replica = 'beta' ORDER BY operation DESC LIMIT 1}), 'failed', '... it is undone')
 	  or diag sql(q{SELECT message, detail, hint FROM replica_operations WHERE replica = 'beta' ORDER BY operation DESC LIMIT 1});
@@ -136,6 +139,12 @@ $west->faults;
 sql(q{ALTER SYSTEM SET replica_ctl.progress_timeout = '4s'}); $primary->reload;
 $east->settings(token => 'empty');
 undone(qr/made no progress/, 'no token comes: an empty one is none');
+$east->settings(token => 'never');
+undone(qr/made no progress/, 'the demotion takes too long', sub {
+	wait_for($primary, q{SELECT undoing FROM replica_ctl.operation ORDER BY operation_id DESC LIMIT 1});
+	$east->settings(token => 'right');
+});
+is($east->asked(qr/^PATCH .*alpha.* 422/), 0, '... the undo has waited for its end');
 $east->settings(token => 'right');
 sql(q{ALTER SYSTEM RESET ALL}); $primary->reload;
 

@@ -1,5 +1,7 @@
 # replica_cnpg: where the API server is and who we are (all kinds of kubeconfig,
 # the pod's account, rotated tokens), names, and answers that are none.
+#
+# slow
 
 use strict;
 use warnings;

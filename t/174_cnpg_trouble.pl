@@ -1,5 +1,7 @@
 # replica_cnpg: the stories of docs/cnpg.md with their own commands; then
 # crashes and other people in the middle of promotions, and what is left.
+#
+# slow
 
 use strict;
 use warnings;

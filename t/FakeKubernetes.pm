@@ -126,7 +126,11 @@ sub new_cluster
 	my $made = $self->kube('POST', $self->clusters($namespace), { apiVersion => 'postgresql.cnpg.io/v1', kind => 'Cluster',
 		metadata => { name => $name }, spec => { instances => 2, storage => { size => '1Gi' }, %spec } });
 	die "Cluster $name: $made->{message}" if $made->{message};
-	wait_until(sub { ($self->cluster($namespace, $name)->{status}{phase} // '') eq 'Cluster in healthy state' },
+	wait_until(
+		sub {
+			my $status = $self->cluster($namespace, $name)->{status};
+			return ($status->{phase} // '') eq 'Cluster in healthy state' && $status->{readyInstances} == $made->{spec}{instances};
+		},
 		"Cluster $name is healthy");
 	return $made;
 }

@@ -287,18 +287,24 @@ rctl_cnpg_move(RctlOp *op, RctlKube *kube)
  * ---------------------------------------------------------------------
  */
 
+static bool
+is_demoted(const RctlMap *object, const RctlCnpgCluster *source)
+{
+	return source && source->replica && same(source->primary, rctl_map_get(object, "replica"));
+}
+
+/* While it changes its role that cannot be changed again. */
 static const char *
 decide_back(void *arg, const RctlCnpgCluster *source)
 {
 	const RctlMap *object = arg;
 
-	if (!source->replica || !same(source->primary, rctl_map_get(object, "replica")))
+	if (!is_demoted(object, source) || source->changing_role)
 		return NULL;
 	return psprintf("{\"spec\":{\"replica\":{\"primary\":%s,\"promotionToken\":null}}}",
 					rctl_cnpg_quote(rctl_map_get(object, "source")));
 }
 
-/* Its role cannot be changed before the last change is done. */
 static bool
 look_settled(RctlOp *op, RctlKube *there, void *arg)
 {
@@ -357,12 +363,14 @@ go_back(RctlOp *op, const RctlMap *object)
 	char	   *name = pstrdup(rctl_map_get(object, "name"));
 	RctlCnpgCluster *source;
 
-	rctl_cnpg_wait(op, there, look_settled, name);
-	source = rctl_cnpg_get(there, name, true);
-	if (source == NULL || decide_back((void *) object, source) == NULL)
-		return;
-	(void) rctl_cnpg_change(there, name, NULL, decide_back, (void *) object,
-							psprintf("make Cluster \"%s\" a primary again", name));
+	do
+	{
+		rctl_cnpg_wait(op, there, look_settled, name);
+		if (!is_demoted(object, rctl_cnpg_get(there, name, true)))
+			return;
+		source = rctl_cnpg_change(there, name, NULL, decide_back, (void *) object,
+								  psprintf("make Cluster \"%s\" a primary again", name));
+	} while (is_demoted(object, source));
 	rctl_cnpg_wait(op, there, look_primary, name);
 	rctl_op_event(op, "warning", "demotion_undone", NULL, "Cluster \"%s\" was demoted, and is the primary again", name);
 }

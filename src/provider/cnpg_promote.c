@@ -52,9 +52,16 @@ static void
 check_cluster(RctlOp *op)
 {
 	RctlCnpgCluster *cluster = rctl_cnpg_get(rctl_cnpg_open(op), cluster_of(op), false);
+	const char *instance = rctl_map_get(op->replica->facts, "instance");
 	char	   *progress;
 
 	rctl_cnpg_require_recoverable(cluster);
+	if (!rctl_cnpg_healthy(cluster, &progress) && instance && cluster->target_primary &&
+		strcmp(cluster->target_primary, instance) == 0)
+	{
+		rctl_op_warn(op, progress, NULL, "Cluster \"%s\" is switching over to \"%s\" already", cluster->name, instance);
+		return;
+	}
 	if (!rctl_cnpg_healthy(cluster, &progress))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
