@@ -15,9 +15,15 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-# Replicas take the ports after the primary's: this one comes first.
+# Replicas take the ports after the primary's: this one comes first.  The
+# restart below waits for wal_sender_timeout.
 my $foreign = PostgreSQL::Test::Cluster->new('foreign');
-my $primary = new_primary('lag', conf => "autovacuum = off\nwal_keep_size = 512MB\n");
+my $sender_timeout = $ENV{RCTL_TEST_LONG} ? '60s' : '20s';
+my $primary = new_primary('lag', conf => <<"END");
+autovacuum = off
+wal_keep_size = 512MB
+wal_sender_timeout = $sender_timeout
+END
 my $load;
 my ($idle, $cut_for, $delay) = $ENV{RCTL_TEST_LONG} ? (60, 30, 10) : (15, 12, 5);
 
