@@ -84,12 +84,17 @@ sub change_back
 {
 	sql(q{SELECT replica_detach('beta'); SELECT replica_wait('beta')});
 	sql(q{SELECT replica_attach('alpha', 'east', '{"distributed": true}'); SELECT replica_wait('alpha')});
-	sql(q{SELECT replica_promote('alpha', source_after => 'standby'); SELECT replica_wait('alpha')});
+	sql(q{SELECT replica_promote('alpha', source_after => 'standby')});
+	wait_for($primary, q{SELECT state = 'succeeded' FROM replica_operations WHERE replica = 'alpha' ORDER BY operation DESC LIMIT 1}, 60);
 	sql(q{SELECT replica_detach('alpha'); SELECT replica_wait('alpha')});
 	sql(q{SELECT replica_attach('beta', 'west', '{"distributed": true}'); SELECT replica_wait('beta')});
 	return is(is_primary($east, 'orders-east', 'alpha'), 1, 'moved back');
 }
+set_fault($primary, 'promote.promote.after=crash*1');
 change_back();
+set_fault($primary, '');
+is(sql(q{SELECT max(s.attempt) FROM replica_ctl.operation_step s JOIN replica_operations o ON o.operation = s.operation_id
+	WHERE o.replica = 'alpha' AND s.step = 'promote' AND o.kind = 'promote'}), 2, 'with a crash when the replica had been promoted');
 sql(q{ALTER SYSTEM SET replica_ctl.step_retries = 0}); $primary->reload;
 sub fail_undo
 {
