@@ -122,6 +122,7 @@ my $file = sql(q{SELECT pg_relation_filepath('t')});
 spoil("$dir/r1/$file", 8192 * 5 + 100);
 append_to_file("$dir/r1/base/5/99999999", 'stray');
 append_to_file("$dir/r1/base/5/stray.dir", 'stray');
+append_to_file("$dir/r1/log/replica_ctl.log", "a line of ours\n");
 my $operation = repaired('its WAL is gone');
 is(kinds($operation), 'repair_slot repair_start repair_clone repair_resync resynced', 'the old copy is used');
 cmp_ok(told($operation, 'bytes_read'), '>', 2 * 20_000_000, 'both sides are read');
@@ -132,7 +133,7 @@ same_ok('the data are the same');
 is_deeply([ grep { -e "$dir/r1/$_" } $gone, 'base/5/99999999', 'base/5/stray.dir', 'replica_ctl.resync', 'backup_label' ], [],
 	'what the source does not have is gone');
 ok(-f "$dir/r1/replica_ctl.id", 'the marker is there');
-like(slurp_file("$dir/r1/log/replica_ctl.log"), qr/ready to accept read-only connections/, 'its log was kept');
+like(slurp_file("$dir/r1/log/replica_ctl.log"), qr/a line of ours.*ready to accept read-only connections/s, 'its log was kept');
 
 #
 # It is interrupted: by a cancel, the end of the program, that of the worker

@@ -11,6 +11,8 @@
  *	  clone.c			which method; the bracket
  *	  clone_copy.c		the files brought by replica_ctl_copy (src/copier)
  *	  clone_snapshot.c	the files brought by a command of the user
+ *	  standby_resync.c	a replica's old files made equal again
+ *	  standby_rewind.c	the same by pg_rewind, if it has left the history
  *
  * pg_control comes last, after backup_label: without it no server starts in
  * the directory, so that a half of a copy is never taken for a whole one.
@@ -23,6 +25,8 @@
  */
 #ifndef REPLICA_CTL_PROVIDER_CLONE_H
 #define REPLICA_CTL_PROVIDER_CLONE_H
+
+#include "catalog/pg_control.h"
 
 #include "provider/standby.h"
 
@@ -76,6 +80,29 @@ extern bool rctl_resync_unfinished(const RctlReplica *replica, RctlHost *host);
 
 /* Does it. */
 extern void rctl_resync(RctlOp *op, RctlHost *host, RctlSource *source);
+
+/* The copy is half made, and no server starts there until it is made equal. */
+extern void rctl_resync_make_unstartable(RctlOp *op, RctlHost *host);
+
+/* pg_control of the replica; false if there is none. */
+extern bool rctl_resync_control(const RctlReplica *replica, ControlFileData *control);
+
+/* Whether that, and the version, are those of this server. */
+extern bool rctl_resync_same_system(const RctlReplica *replica, RctlHost *host);
+
+/* Whether the replica has a directory for each of the source's tablespaces, and no other. */
+extern bool rctl_resync_same_tablespaces(RctlOp *op, RctlSource *source);
+
+/* ---- standby_rewind.c ---- */
+
+/* Whether the replica, whose server is stopped, has left the source's history and pg_rewind can bring it back. */
+extern bool rctl_rewind_applies(RctlOp *op, RctlHost *host, RctlSource *source);
+
+/* Does it; false if it could not be done to the end: then the copy is to be compared, or made anew. */
+extern bool rctl_rewind(RctlOp *op, RctlHost *host, RctlSource *source);
+
+/* After it, or after it was interrupted (not done: then the copy is marked as half made); fine if neither. */
+extern void rctl_rewind_end(RctlOp *op, RctlHost *host, bool done);
 
 /* ---- clone_copy.c ---- */
 extern void rctl_clone_copy(RctlBackup *backup);

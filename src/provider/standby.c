@@ -496,6 +496,12 @@ rctl_standby_copy(RctlOp *op)
 		for (int i = list_length(directories) - 1; i >= 0; i--)
 			rctl_standby_mark_directory(op, host, list_nth(directories, i));
 	}
+	rctl_standby_note_copy_end(op);
+}
+
+void
+rctl_standby_note_copy_end(RctlOp *op)
+{
 	if (rctl_map_get(op->state, "copy_end") == NULL)
 		rctl_map_set(op->state, "copy_end",
 					 rctl_own_value(op, "SELECT pg_catalog.pg_current_wal_flush_lsn()", 0, NULL));

@@ -24,7 +24,8 @@
  *	  source_host, source_port, source_user (how it reaches what it follows),
  *	  login_host, login_port, login_user (how we reach it),
  *	  synchronous (its name was added to synchronous_standby_names),
- *	  slot_found (the slot was there before it was attached)
+ *	  slot_found (the slot was there before it was attached),
+ *	  rewinding (object: directory to inode, see standby_rewind.c)
  *
  *-------------------------------------------------------------------------
  */
@@ -85,6 +86,9 @@ extern void rctl_standby_configure(RctlOp *op);
 extern void rctl_standby_start(RctlOp *op);
 extern void rctl_standby_catch_up(RctlOp *op);
 
+/* Notes where the source's WAL is now, which a replica must have replayed to be done. */
+extern void rctl_standby_note_copy_end(RctlOp *op);
+
 /* ---- drop and attach: standby_manage.c ---- */
 extern const RctlStep rctl_standby_drop_checks[];
 extern const RctlStep rctl_standby_drop_steps[];
@@ -118,6 +122,9 @@ extern void rctl_standby_repair_configure(RctlOp *op);
 extern void rctl_standby_repair_restart(RctlOp *op);
 extern void rctl_standby_repair_discard(RctlOp *op);
 
+/* Whether a directory is known to be a replica's while pg_rewind takes its marker away (standby_rewind.c). */
+extern bool rctl_rewinding(const RctlReplica *replica, RctlHost *host, const char *path);
+
 /* Moves a directory back to its place. */
 extern void rctl_standby_restore_aside(RctlHost *host, const char *path, const char *aside);
 
@@ -145,6 +152,9 @@ extern RctlSource *rctl_source(RctlOp *op, RctlHost *host);
 /* This server by a short transaction, an upstream by libpq. */
 extern RctlRows *rctl_source_query(RctlSource *source, const char *sql,
 								   int nargs, const char *const *args);
+
+/* Its tablespaces that are outside of its data directory: oid to directory, by oid. */
+extern RctlMap *rctl_source_tablespaces(RctlSource *source);
 
 /* A physical replication slot there. */
 typedef struct RctlSlot

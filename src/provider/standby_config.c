@@ -432,14 +432,19 @@ rctl_standby_write_configuration(RctlOp *op, RctlHost *host, RctlSource *source)
 {
 	const char *directory = rctl_map_get(op->replica->facts, "data_directory");
 	const char *logs = GetConfigOption("log_directory", false, false);
+	bool		in_place = rctl_map_get(op->state, "resync") || rctl_map_get(op->state, "rewind");
 	RctlHostFile files[8] = {
 		{"postgresql.conf", configuration(op), 0600},
 		{"pg_hba.conf", access_file(op, host, "hba_file"), 0600},
 		{"pg_ident.conf", access_file(op, host, "ident_file"), 0600},
 	};
 
-	/* Logs of the server that was copied. */
-	if (!is_absolute_path(logs) && strstr(logs, "..") == NULL && logs[0] != '\0')
+	/*
+	 * Logs of the server that was copied; one that was brought back in its
+	 * place has its own.
+	 */
+	if (!is_absolute_path(logs) && strstr(logs, "..") == NULL && logs[0] != '\0' &&
+		!(in_place && strcmp(logs, "log") == 0))
 		host->remove_tree(host, psprintf("%s/%s", directory, logs), false);
 	host->make_directory(host, psprintf("%s/log", directory), false);
 	add_replication(op, source, files + 3);

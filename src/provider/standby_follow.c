@@ -71,9 +71,9 @@ static void
 describe_self(RctlOp *op, RctlHost *host, RctlReplica *self)
 {
 	RctlMap    *facts = self->facts;
-	RctlMap    *tablespaces = rctl_map_make();
+	RctlSource	here = {.op = op, .host = host};
+	RctlMap    *tablespaces;
 	const char *config = GetConfigOption("config_file", false, false);
-	RctlRows   *rows;
 	char	   *slot = rctl_standby_slot_name(self);
 
 	rctl_map_set(facts, "adopted", "true");
@@ -92,12 +92,8 @@ describe_self(RctlOp *op, RctlHost *host, RctlReplica *self)
 		rctl_map_set(facts, "cluster_name", cluster_name);
 	rctl_standby_set_endpoint(facts);
 
-	rows = rctl_own_rows(op,
-						 "SELECT oid, pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace"
-						 " WHERE pg_catalog.pg_tablespace_location(oid) LIKE '/%'", 0, NULL);
-	for (int i = 0; i < rows->nrows; i++)
-		rctl_map_set(tablespaces, rctl_cell(rows, i, 0), rctl_cell(rows, i, 1));
-	if (rows->nrows > 0)
+	tablespaces = rctl_source_tablespaces(&here);
+	if (tablespaces->entries)
 		rctl_map_set(facts, "tablespaces", rctl_map_to_json(tablespaces));
 }
 

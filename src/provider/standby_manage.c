@@ -19,7 +19,7 @@
 
 #include "net/pgconn.h"
 #include "net/wait.h"
-#include "provider/standby.h"
+#include "provider/clone.h"
 #include "settings.h"
 
 /*
@@ -302,6 +302,7 @@ drop_directory(RctlOp *op)
 		return;
 	rctl_op_progress(op, "removing files", 0, 0);
 	directories = rctl_standby_directories(facts);
+	rctl_rewind_end(op, host, false);
 	/* The data directory last: it is what tells that there is something left. */
 	for (int i = list_length(directories) - 1; i >= 0; i--)
 		rctl_standby_remove_directory(op, host, list_nth(directories, i),

@@ -334,7 +334,7 @@ rctl_standby_marked(RctlOp *op, RctlHost *host, const char *path, bool op_only)
 	MemoryContext context = CurrentMemoryContext;
 
 	if (content == NULL)
-		return false;
+		return !op_only && rctl_rewinding(op->replica, host, path);
 	PG_TRY();
 	{
 		RctlMap    *marker = rctl_map_from_json(content, RCTL_MARKER_FILE);
@@ -412,24 +412,22 @@ rctl_standby_map_tablespaces(RctlOp *op, RctlHost *host, RctlSource *source)
 	RctlMap    *wanted = option ? rctl_map_from_json(option, "tablespace_mapping") : rctl_map_make();
 	RctlMap    *targets = rctl_map_make();
 	RctlMap    *seen = rctl_map_make();
-	RctlPathInfo info;
-	RctlRows   *rows;
-	ListCell   *cell;
 
 	/*
 	 * A tablespace inside the data directory (allow_in_place_tablespaces) is
 	 * copied with it.
 	 */
-	rows = rctl_source_query(source,
-							 "SELECT oid, location FROM (SELECT oid,"
-							 " pg_catalog.pg_tablespace_location(oid) AS location"
-							 " FROM pg_catalog.pg_tablespace) t WHERE location LIKE '/%'"
-							 " ORDER BY oid", 0, NULL);
-	for (int i = 0; i < rows->nrows; i++)
+	RctlMap    *there = rctl_source_tablespaces(source);
+	RctlPathInfo info;
+	ListCell   *cell;
+	ListCell   *other;
+
+	foreach(other, there->entries)
 	{
-		const char *location = rctl_cell(rows, i, 1);
+		const char *oid = ((RctlMapEntry *) lfirst(other))->key;
+		const char *location = ((RctlMapEntry *) lfirst(other))->value;
 		char	   *target = pstrdup(rctl_map_get_default(wanted, location,
-														  psprintf("%s_tablespaces/%s", directory, rctl_cell(rows, i, 0))));
+														  psprintf("%s_tablespaces/%s", directory, oid)));
 
 		canonicalize_path(target);
 		rctl_map_set(seen, location, target);
@@ -438,14 +436,14 @@ rctl_standby_map_tablespaces(RctlOp *op, RctlHost *host, RctlSource *source)
 		if (host->local)
 		{
 			rctl_standby_check_apart(host, directory, "data directory", location, "a tablespace of this server");
-			for (int k = 0; k < rows->nrows; k++)
+			foreach(cell, there->entries)
 				rctl_standby_check_apart(host, target, "tablespace directory",
-										 rctl_cell(rows, k, 1), "a tablespace of this server");
+										 ((RctlMapEntry *) lfirst(cell))->value, "a tablespace of this server");
 		}
 		foreach(cell, targets->entries)
 			rctl_standby_check_apart(host, target, "tablespace directory",
 									 ((RctlMapEntry *) lfirst(cell))->value, "another tablespace's directory");
-		rctl_map_set(targets, rctl_cell(rows, i, 0), target);
+		rctl_map_set(targets, oid, target);
 		if (strcmp(location, target) != 0)
 			rctl_map_set(op->state, path_key("tablespace", location), target);
 	}

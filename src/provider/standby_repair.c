@@ -91,6 +91,7 @@ rctl_standby_repair_examine(RctlOp *op)
 		rctl_map_set(facts, "slot", rctl_standby_slot_name(op->replica));
 	if (cloning(op))
 		return;
+	rctl_rewind_end(op, host, false);
 	if (rctl_resync_unfinished(op->replica, host))
 		need_clone(op, "It was being made equal to its source, and that was not finished.");
 	else if (directory && !rctl_standby_marked(op, host, directory, false) && !is_true(facts, "adopted"))
@@ -149,6 +150,53 @@ rctl_standby_repair_start(RctlOp *op)
 								rctl_standby_log_tail(host, directory)));
 }
 
+/* Whether the replica has WAL of a timeline; also if that cannot be told. */
+static bool
+has_timeline(PGconn *conn, const char *timeline)
+{
+	char	   *may = rctl_pg_value(conn, RCTL_STATEMENT_TIMEOUT,
+									"SELECT pg_catalog.has_function_privilege('pg_catalog.pg_ls_waldir()', 'EXECUTE')", 0, NULL);
+	RctlRows   *rows;
+
+	if (may == NULL || may[0] != 't')
+		return true;
+	rows = rctl_conn_rows(conn,
+						  "SELECT EXISTS (SELECT FROM pg_catalog.pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'"
+						  " AND ('x' || substr(name, 1, 8))::bit(32)::int = $1::int)", 1, &timeline);
+	return rctl_cell(rows, 0, 0)[0] == 't';
+}
+
+/*
+ * This server has been promoted, on another timeline than the replica's; NULL
+ * if the replica can follow: it was not past the place where ours begins.
+ */
+static char *
+left_behind(RctlOp *op, PGconn *conn, const char *lsn, const char *timeline, const char *own_timeline)
+{
+	const char *file = psprintf("pg_wal/%08X.history", (unsigned) strtoul(own_timeline, NULL, 10));
+	char	   *history = rctl_own_value(op, "SELECT pg_catalog.pg_read_file($1, 0, 1048576, true)", 1, &file);
+	uint32		high;
+	uint32		low;
+	XLogRecPtr	at;
+	char	   *line;
+
+	if (history == NULL || sscanf(lsn, "%X/%X", &high, &low) != 2 || has_timeline(conn, own_timeline))
+		return NULL;
+	at = ((uint64) high) << 32 | low;
+	while ((line = strsep(&history, "\n")) != NULL)
+	{
+		uint32		parent;
+
+		if (sscanf(line, "%u %X/%X", &parent, &high, &low) != 3 || parent != strtoul(timeline, NULL, 10))
+			continue;
+		if (at <= (((uint64) high) << 32 | low))
+			return NULL;
+		return psprintf("It is at %s on timeline %s, which this server has left at %X/%X: they have diverged.",
+						lsn, timeline, high, low);
+	}
+	return psprintf("It is on timeline %s, which is not in this server's history.", timeline);
+}
+
 /*
  * Why a replica that runs can never stream again; NULL if there is no such
  * reason.  Its next WAL must still be here, on a timeline that we share.
@@ -174,7 +222,8 @@ hopeless(RctlOp *op, RctlSource *source, PGconn *conn, bool *asked)
 						 "  AND EXISTS (SELECT FROM pg_catalog.pg_ls_waldir() w"
 						 "  WHERE w.name ~ '^[0-9A-F]{24}$'"
 						 "  AND substr(w.name, 9) > substr(pg_catalog.pg_walfile_name($1::pg_lsn), 9)"
-						 "  AND pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) >= w.name)"
+						 "  AND pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) >= w.name),"
+						 " tli, $2::int < tli"
 						 " FROM (SELECT ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int AS tli) t",
 						 2, args);
 	if (rctl_cell(rows, 0, 0)[0] == 't')
@@ -183,6 +232,8 @@ hopeless(RctlOp *op, RctlSource *source, PGconn *conn, bool *asked)
 		return psprintf("It is at %s, ahead of this server: they have diverged.", args[0]);
 	if (rctl_cell(rows, 0, 2)[0] == 't')
 		return psprintf("The WAL that it needs, from %s on, is gone.", args[0]);
+	if (rctl_cell(rows, 0, 4)[0] == 't')
+		return left_behind(op, conn, args[0], args[1], rctl_cell(rows, 0, 3));
 	return NULL;
 }
 
@@ -333,39 +384,55 @@ rctl_standby_restore_aside(RctlHost *host, const char *path, const char *aside)
 	host->rename(host, aside, path);
 }
 
-/* Decides whether the old copy is made equal again in its place. */
+/* Decides whether the old copy is brought back in its place, and how: by "rewind" or "resync". */
 static bool
-resync_instead(RctlOp *op, RctlHost *host)
+in_place(RctlOp *op, RctlHost *host, bool may_rewind)
 {
-	const char *obstacle = rctl_resync_obstacle(op, host, rctl_source(op, host));
+	RctlSource *source = rctl_source(op, host);
 
-	if (obstacle)
+	if (may_rewind && rctl_rewind_applies(op, host, source))
+	{
+		rctl_map_set(op->state, "rewind", "true");
+		rctl_op_event(op, "warning", "repair_rewind", NULL,
+					  "What replica \"%s\" has done since it left its source's history is taken back, and it is of no use until that is done",
+					  op->replica->name);
+	}
+	else if (rctl_resync_obstacle(op, host, source) == NULL)
+	{
+		rctl_map_set(op->state, "resync", "true");
+		rctl_op_event(op, "warning", "repair_resync", NULL,
+					  "The copy of replica \"%s\" is made equal to its source in its place, and is of no use until that is done",
+					  op->replica->name);
+	}
+	else
 		return false;
-	rctl_map_set(op->state, "resync", "true");
-	rctl_map_set(op->state, "moved", "true");
-	rctl_op_event(op, "warning", "repair_resync", NULL,
-				  "The copy of replica \"%s\" is made equal to its source in its place, and is of no use until that is done",
-				  op->replica->name);
 	return true;
+}
+
+/* Decides where the new copy is made. */
+static void
+make_way(RctlOp *op, RctlHost *host, bool may_rewind)
+{
+	ListCell   *cell;
+
+	if (!in_place(op, host, may_rewind))
+	{
+		foreach(cell, rctl_standby_directories(op->replica->facts))
+			move_aside(op, host, lfirst(cell));
+		rctl_standby_map_tablespaces(op, host, rctl_source(op, host));
+	}
+	rctl_map_set(op->state, "moved", "true");
 }
 
 void
 rctl_standby_repair_aside(RctlOp *op)
 {
 	RctlHost   *host = rctl_standby_host(op);
-	RctlMap    *facts = op->replica->facts;
-	const char *directory = rctl_map_get(facts, "data_directory");
-	ListCell   *cell;
 
 	if (!cloning(op) || is_true(op->state, "moved"))
 		return;
-	rctl_standby_stop_server(op, host, directory);
-	if (resync_instead(op, host))
-		return;
-	foreach(cell, rctl_standby_directories(facts))
-		move_aside(op, host, lfirst(cell));
-	rctl_standby_map_tablespaces(op, host, rctl_source(op, host));
-	rctl_map_set(op->state, "moved", "true");
+	rctl_standby_stop_server(op, host, rctl_map_get(op->replica->facts, "data_directory"));
+	make_way(op, host, true);
 }
 
 void
@@ -376,6 +443,17 @@ rctl_standby_repair_copy(RctlOp *op)
 	if (!cloning(op))
 		return;
 	rctl_standby_repair_slot(op);
+	if (is_true(op->state, "rewind"))
+	{
+		if (rctl_rewind(op, host, rctl_source(op, host)))
+		{
+			rctl_standby_note_copy_end(op);
+			return;
+		}
+		rctl_map_set(op->state, "rewind", NULL);
+		make_way(op, host, false);
+		rctl_op_save(op);
+	}
 	if (is_true(op->state, "resync"))
 		rctl_resync(op, host, rctl_source(op, host));
 	else

@@ -27,7 +27,6 @@
 
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
-#include "catalog/pg_control.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
 
@@ -43,45 +42,59 @@ bool
 rctl_resync_unfinished(const RctlReplica *replica, RctlHost *host)
 {
 	RctlPathInfo info;
+	const char *directory = rctl_map_get(replica->facts, "data_directory");
 
-	if (rctl_map_get(replica->facts, "data_directory") == NULL)
+	if (directory == NULL)
 		return false;
 	host->inspect(host, path_in(replica, RCTL_RESYNC_FILE), &info);
-	return info.kind == RCTL_PATH_FILE;
+	return info.kind == RCTL_PATH_FILE || rctl_rewinding(replica, host, directory);
+}
+
+bool
+rctl_resync_control(const RctlReplica *replica, ControlFileData *control)
+{
+	int			fd = OpenTransientFile(path_in(replica, XLOG_CONTROL_FILE), O_RDONLY | PG_BINARY);
+	ssize_t		got;
+
+	if (fd < 0)
+		return false;
+	got = pg_pread(fd, control, sizeof(*control), 0);
+	CloseTransientFile(fd);
+	return got == sizeof(*control);
 }
 
 /* The system identifier in pg_control there; 0 if there is no such file. */
 static uint64
 control_system(const RctlReplica *replica)
 {
-	char	   *path = path_in(replica, XLOG_CONTROL_FILE);
 	ControlFileData control;
-	int			fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
-	ssize_t		got;
 
-	if (fd < 0)
-		return 0;
-	got = pg_pread(fd, &control, sizeof(control), 0);
-	CloseTransientFile(fd);
-	return got == sizeof(control) ? control.system_identifier : 0;
+	return rctl_resync_control(replica, &control) ? control.system_identifier : 0;
 }
 
-/* Whether the replica has a directory for each of the source's tablespaces, and no other. */
-static bool
-same_tablespaces(RctlOp *op, RctlSource *source)
+bool
+rctl_resync_same_system(const RctlReplica *replica, RctlHost *host)
+{
+	char	   *version = host->read_file(host, path_in(replica, "PG_VERSION"), 16);
+
+	return control_system(replica) == GetSystemIdentifier() &&
+		version != NULL && strtol(version, NULL, 10) == strtol(PG_MAJORVERSION, NULL, 10);
+}
+
+bool
+rctl_resync_same_tablespaces(RctlOp *op, RctlSource *source)
 {
 	const char *json = rctl_map_get(op->replica->facts, "tablespaces");
 	RctlMap    *have = json ? rctl_map_from_json(json, "tablespaces") : rctl_map_make();
-	RctlRows   *rows = rctl_source_query(source,
-										 "SELECT oid FROM pg_catalog.pg_tablespace"
-										 " WHERE pg_catalog.pg_tablespace_location(oid) LIKE '/%'", 0, NULL);
+	RctlMap    *there = rctl_source_tablespaces(source);
+	ListCell   *cell;
 
-	for (int i = 0; i < rows->nrows; i++)
+	foreach(cell, there->entries)
 	{
-		if (rctl_map_get(have, rctl_cell(rows, i, 0)) == NULL)
+		if (rctl_map_get(have, ((RctlMapEntry *) lfirst(cell))->key) == NULL)
 			return false;
 	}
-	return rows->nrows == list_length(have->entries);
+	return list_length(there->entries) == list_length(have->entries);
 }
 
 const char *
@@ -106,7 +119,7 @@ rctl_resync_obstacle(RctlOp *op, RctlHost *host, RctlSource *source)
 	version = host->read_file(host, path_in(replica, "PG_VERSION"), 16);
 	if (!unfinished && (version == NULL || strtol(version, NULL, 10) != strtol(PG_MAJORVERSION, NULL, 10)))
 		return "its copy is of another major version";
-	if (!same_tablespaces(op, source))
+	if (!rctl_resync_same_tablespaces(op, source))
 		return "there are other tablespaces now";
 	/* The old copy costs nothing, and stays a fallback. */
 	if (!unfinished && rctl_clone_shares(rctl_clone_source_directory(source), directory))
@@ -114,9 +127,8 @@ rctl_resync_obstacle(RctlOp *op, RctlHost *host, RctlSource *source)
 	return NULL;
 }
 
-/* From here on no server starts there. */
-static void
-make_unstartable(RctlOp *op, RctlHost *host)
+void
+rctl_resync_make_unstartable(RctlOp *op, RctlHost *host)
 {
 	RctlMap    *note = rctl_map_make();
 
@@ -151,7 +163,7 @@ rctl_resync(RctlOp *op, RctlHost *host, RctlSource *source)
 	if (host->server_pid(host, linitial(directories)) != 0)
 		rctl_standby_stop_server(op, host, linitial(directories));
 	rctl_source_release_slot(source, rctl_map_get(op->replica->facts, "slot"));
-	make_unstartable(op, host);
+	rctl_resync_make_unstartable(op, host);
 	rctl_clone(op, host, source, true);
 	for (int i = list_length(directories) - 1; i >= 0; i--)
 		rctl_standby_mark_directory(op, host, list_nth(directories, i));

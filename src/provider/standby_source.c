@@ -18,6 +18,8 @@
  */
 #include "postgres.h"
 
+#include <unistd.h>
+
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "common/username.h"
@@ -40,6 +42,10 @@
 /* How long a session that was told to end may still hold its slot. */
 #define RELEASE_TRIES 200
 #define RELEASE_WAIT_MS 50
+
+/* How long a tablespace may take to be dropped. */
+#define LOCATION_TRIES 100
+#define LOCATION_WAIT_MS 50
 
 typedef struct Endpoint
 {
@@ -175,6 +181,81 @@ rctl_source_query(RctlSource *source, const char *sql, int nargs, const char *co
 	if (source->conn == NULL)
 		source->conn = rctl_standby_connect(source->op, source->upstream, LOGIN_TIMEOUT);
 	return rctl_conn_rows(source->conn, sql, nargs, args);
+}
+
+/* ---------------------------------------------------------------------
+ * Tablespaces
+ * ---------------------------------------------------------------------
+ */
+
+/* Adds a tablespace of this server, unless it is in the data directory, or being dropped. */
+static void
+add_own_tablespace(RctlMap *map, const char *oid)
+{
+	char		location[MAXPGPATH];
+	ssize_t		length = readlink(psprintf("%s/pg_tblspc/%s", DataDir, oid), location, sizeof(location) - 1);
+
+	if (length < 0 && errno != ENOENT && errno != EINVAL)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not read symbolic link \"%s/pg_tblspc/%s\": %m", DataDir, oid)));
+	if (length <= 0)
+		return;
+	location[length] = '\0';
+	rctl_map_set(map, oid, location);
+}
+
+/* The same of an upstream, where pg_tablespace_location() fails for one that is just being dropped; NULL then. */
+static RctlRows *
+upstream_tablespaces(RctlSource *source)
+{
+	MemoryContext context = CurrentMemoryContext;
+	RctlRows   *volatile rows = NULL;
+
+	PG_TRY();
+	{
+		rows = rctl_source_query(source,
+								 "SELECT oid, pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace"
+								 " WHERE pg_catalog.pg_tablespace_location(oid) LIKE '/%' ORDER BY oid", 0, NULL);
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_UNDEFINED_FILE)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return rows;
+}
+
+RctlMap *
+rctl_source_tablespaces(RctlSource *source)
+{
+	RctlMap    *map = rctl_map_make();
+	RctlRows   *rows = NULL;
+
+	if (source->upstream == NULL)
+	{
+		rows = rctl_own_rows(source->op, "SELECT oid FROM pg_catalog.pg_tablespace ORDER BY oid", 0, NULL);
+		for (int i = 0; i < rows->nrows; i++)
+			add_own_tablespace(map, rctl_cell(rows, i, 0));
+		return map;
+	}
+	for (int i = 0; i < LOCATION_TRIES && rows == NULL; i++)
+	{
+		if (i > 0)
+			rctl_sleep(LOCATION_WAIT_MS);
+		rows = upstream_tablespaces(source);
+	}
+	if (rows == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FILE),
+				 errmsg("the directory of a tablespace of replica \"%s\" is missing", source->upstream->name),
+				 errhint("See pg_tblspc in its data directory.")));
+	for (int i = 0; i < rows->nrows; i++)
+		rctl_map_set(map, rctl_cell(rows, i, 0), rctl_cell(rows, i, 1));
+	return map;
 }
 
 /* ---------------------------------------------------------------------

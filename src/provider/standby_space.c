@@ -107,26 +107,27 @@ rctl_standby_check_space(RctlOp *op)
 	RctlMap    *tablespaces = json ? rctl_map_from_json(json, "tablespaces") : rctl_map_make();
 	List	   *rooms = NIL;
 	ListCell   *cell;
+	RctlMap    *there;
 	RctlRows   *rows;
 
 	/* What a snapshot takes, and where, is known to the command alone. */
 	if (strcmp(method, "snapshot") == 0)
 		return;
+	there = rctl_source_tablespaces(source);
 	rows = rctl_source_query(source,
-							 "SELECT oid, coalesce(pg_catalog.pg_tablespace_size(oid), 0)::bigint,"
-							 " pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace"
-							 " ORDER BY oid", 0, NULL);
+							 "SELECT oid, coalesce(pg_catalog.pg_tablespace_size(oid), 0)::bigint"
+							 " FROM pg_catalog.pg_tablespace ORDER BY oid", 0, NULL);
 	for (int i = 0; i < rows->nrows; i++)
 	{
 		const char *target = rctl_map_get(tablespaces, rctl_cell(rows, i, 0));
-		const char *from = target ? rctl_cell(rows, i, 2) : rctl_clone_source_directory(source);
+		const char *from = target ? rctl_map_get(there, rctl_cell(rows, i, 0)) : rctl_clone_source_directory(source);
 		uint64		bytes = strtoull(rctl_cell(rows, i, 1), NULL, 10);
 		RctlPathInfo info;
 		Room	   *room;
 
 		host->inspect(host, target ? target : directory, &info);
 		room = room_of(&rooms, &info);
-		if (strcmp(method, "copy") == 0 && rctl_clone_shares(from, info.ancestor))
+		if (strcmp(method, "copy") == 0 && from && rctl_clone_shares(from, info.ancestor))
 		{
 			room->shared = true;
 			bytes /= SHARED_PART;
