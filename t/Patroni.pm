@@ -23,7 +23,11 @@ my @running;
 # What is missing; empty if nothing is.
 sub missing
 {
-	return join ', ', grep { !-x "/usr/bin/$_" } qw(etcd patroni curl);
+	my @missing = grep { !-x "/usr/bin/$_" } qw(etcd patroni curl);
+
+	# what Patroni talks to etcd with is a package of its own
+	push @missing, 'python3-etcd' if !@missing && system("/usr/bin/python3 -c 'import etcd' >/dev/null 2>&1") != 0;
+	return join ', ', @missing;
 }
 
 sub port { return PostgreSQL::Test::Cluster::get_free_port() }
