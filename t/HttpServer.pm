@@ -78,14 +78,15 @@ sub certificates
 		client => 'DNS:client');
 
 	make_path($dir);
-	openssl("req -x509 $key -days 30 -subj /CN=authority -keyout $dir/ca.key -out $dir/ca.crt");
+	# newer clients insist on these extensions
+	openssl("req -x509 $key -days 30 -subj /CN=authority -addext keyUsage=critical,keyCertSign,cRLSign -keyout $dir/ca.key -out $dir/ca.crt");
 	openssl("req -x509 $key -days 30 -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout $dir/self.key -out $dir/self.crt");
 	for my $name (sort keys %names)
 	{
 		my $days = $name eq 'expired' ? 0 : 30; # over as it begins
 
 		open my $extension, '>', "$dir/$name.ext" or die "could not write: $!\n";
-		print $extension "subjectAltName=$names{$name}\n";
+		print $extension "subjectAltName=$names{$name}\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n";
 		close $extension;
 		openssl("req $key -subj /CN=$name -keyout $dir/$name.key -out $dir/$name.csr");
 		openssl("x509 -req -in $dir/$name.csr -CA $dir/ca.crt -CAkey $dir/ca.key -CAcreateserial -days $days"
