@@ -210,7 +210,8 @@ sub stop
 	return;
 }
 
-# The processes of sshd that serve a connection: its children, and theirs.
+# The processes of sshd that serve a connection: its children, and theirs
+# (programs of their own from OpenSSH 9.8 on).
 sub sessions
 {
 	my ($self) = @_;
@@ -221,7 +222,7 @@ sub sessions
 	for my $proc (glob '/proc/[0-9]*')
 	{
 		my ($title, $ppid) = (eval { slurp_file("$proc/stat") } // '') =~ /\((.*)\) \S (\d+)/ or next;
-		$parent{ basename($proc) } = $ppid if $title eq 'sshd';
+		$parent{ basename($proc) } = $ppid if $title =~ /^sshd(-session|-auth)?$/;
 	}
 	for my $pid (keys %parent)
 	{
