@@ -85,7 +85,7 @@ sql('CREATE TABLE big AS SELECT repeat(md5(i::text), 20) AS t FROM generate_seri
 	$host->stop(connections => 1);
 	wait_until(sub { !copies() }, 'the end of pg_basebackup', 8);
 	cmp_ok(time - $start, '<', 8, 'a copy whose connection is cut ends there');
-	wait_for($primary, "SELECT attempts > 1 OR state <> 'running' FROM replica_operations WHERE operation = $operation", 40);
+	wait_for($primary, "SELECT count(*) > 0 FROM replica_ctl.operation_step WHERE operation_id = $operation AND outcome = 'failed'", 40);
 	$host->start;
 	sql("SELECT replica_cancel($operation)");
 	is(wait_operation($primary, $operation), 'cancelled', 'a cancel while the copy is made again');

@@ -132,7 +132,7 @@ system_or_bail('tc', 'qdisc', 'add', 'dev', 'a1', 'root', 'tbf', 'rate', '20mbit
 	wait_until(sub { !grep { kill 0, $_ } @old }, 'the end of pg_basebackup', 60);
 	my $took = time - $start;
 	cmp_ok($took, '<', 40, "the program there ends by itself when the link is gone ($took s)");
-	wait_for($primary, "SELECT attempts > 1 FROM replica_operations WHERE operation = $operation", 90);
+	wait_for($primary, "SELECT count(*) > 0 FROM replica_ctl.operation_step WHERE operation_id = $operation AND outcome = 'failed'", 90);
 	pass('the operation tries again');
 	system_or_bail('tc', 'qdisc', 'del', 'dev', 'a1', 'root');
 	link_is('a1', 'up');

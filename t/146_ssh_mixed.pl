@@ -2,6 +2,8 @@
 #	  Replicas on this host and on others that follow one another, and take
 #	  over from one another; and hosts that are gone for good, whose replicas are
 #	  dropped without them.
+#
+# slow
 
 use strict;
 use warnings;
@@ -154,7 +156,7 @@ sql('SELECT pg_reload_conf()');
 is(create('g3', 'h2'), 'succeeded', 'a third one');
 $h2->stop(connections => 1);
 my $operation = sql(q{SELECT replica_drop('g3', force => true)});
-wait_for($primary, "SELECT attempts > 1 FROM replica_operations WHERE operation = $operation");
+wait_for($primary, "SELECT count(*) > 0 FROM replica_ctl.operation_step WHERE operation_id = $operation AND outcome = 'failed'");
 $h2->start;
 is(wait_operation($primary, $operation), 'succeeded', 'a forced drop waits for a host that comes back');
 is(sql(q{SELECT count(*) FROM replica_events WHERE kind = 'left_on_host' AND replica = 'g3'}), '0', 'and does all of it');

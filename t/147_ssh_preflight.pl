@@ -1,6 +1,8 @@
 # 147_ssh_preflight.pl
 #	  What is looked at on another host before a replica is made there: each
 #	  check is seen to fire, on a host whose programs say what the test wants.
+#
+# slow
 
 use strict;
 use warnings;

@@ -738,6 +738,15 @@ rctl_rejoin_demote(RctlOp *op)
 		checkpoint_there(op);
 		write_plan(op, &rejoin);
 		write_replication_settings(op, &rejoin, self);
+
+		/*
+		 * A standby that is out of reach, or was not told to follow the new
+		 * primary, must not keep this server from stopping: it waits until
+		 * each has all WAL, or for wal_sender_timeout.
+		 */
+		rctl_store_begin();
+		rctl_store_end_walsenders();
+		rctl_store_commit();
 		start_program();
 	}
 	while (program_runs())

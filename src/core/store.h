@@ -311,6 +311,9 @@ extern char *rctl_store_free_name(const char *wanted, int64 except_replica);
 /* Whether a standby of this application_name streams from here. */
 extern bool rctl_store_streams(const char *application_name);
 
+/* Ends the connections of all standbys of this server. */
+extern void rctl_store_end_walsenders(void);
+
 /* How many synchronous standbys are connected here that are none of these replicas. */
 extern int	rctl_store_synchronous_without(List *replicas);
 

@@ -134,6 +134,12 @@ rctl_store_streams(const char *application_name)
 					ARGS(application_name)) > 0;
 }
 
+void
+rctl_store_end_walsenders(void)
+{
+	rctl_run("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_replication", NO_ARGS);
+}
+
 /* "{a,b}" of a fact of the replicas, for = ANY. */
 static char *
 fact_array(List *replicas, const char *fact)
