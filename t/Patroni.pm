@@ -90,7 +90,8 @@ sub restapi_tls
 	my ($self) = @_;
 	my $dir = $self->{tls} // return '';
 
-	return "\n  certfile: $dir/good.crt\n  keyfile: $dir/good.key\n  cafile: $dir/ca.crt\n  verify_client: required";
+	return "\n  certfile: $dir/good.crt\n  keyfile: $dir/good.key\n  cafile: $dir/ca.crt\n  verify_client: required\n"
+	  . "ctl: {certfile: $dir/good.crt, keyfile: $dir/good.key, cacert: $dir/ca.crt}";
 }
 
 # Its configuration; node options "nofailover" and "parameters" (of PostgreSQL, its own).
