@@ -306,11 +306,19 @@ sub end
 		kill 'KILL', $self->{pids}{$name};
 		waitpid $self->{pids}{$name}, 0;
 	}
+	my @servers;
 	for my $name (keys %{ $self->{nodes} })
 	{
 		open my $file, '<', "$self->{dir}/$name/postmaster.pid" or next;
 		my $pid = <$file>;
-		kill 'QUIT', $1 if ($pid // '') =~ /^(\d+)/;
+		push @servers, $1 if ($pid // '') =~ /^(\d+)/;
+	}
+	kill 'QUIT', $_ for @servers;
+	# on a busy machine that takes its time
+	for (1 .. 100)
+	{
+		last unless grep { kill 0, $_ } @servers;
+		sleep 0.1;
 	}
 	if (my $pid = $self->{pids}{etcd})
 	{
