@@ -155,7 +155,9 @@ sub resync
 	return ($took, $written, $changed);
 }
 
-# What the stopped replica has different, in bytes of blocks.
+# What the stopped replica has different, in bytes of blocks.  It reads both
+# sides, so that both are in the page cache as far as there is memory: a
+# comparison of what is on disk takes the time of reading it there.
 sub changed_bytes
 {
 	my $count = 0;
