@@ -28,7 +28,7 @@ for my $number (1, 2)
 if (open my $forward, '>', '/proc/sys/net/ipv4/ip_forward') { print $forward "1\n"; close $forward; }
 
 my $primary = ssh_primary('main', initdb => ['--data-checksums'],
-	conf => "listen_addresses = '*'\nreplica_ctl.step_retries = 8",
+	conf => "listen_addresses = '*'\nwal_receiver_timeout = '10s'\nreplica_ctl.step_retries = 8",
 	hba => "local all all trust\nlocal replication all trust\n"
 	  . "host all all 10.9.0.0/16 scram-sha-256\nhost replication all 10.9.0.0/16 scram-sha-256\n");
 plan skip_all => 'needs a test build' unless test_build($primary);
@@ -191,7 +191,7 @@ for my $step ('prepare.before', 'siblings.before')
 	is(ask($r1, 'INSERT INTO t VALUES (2) RETURNING i'), '2', 'the new primary accepts writes');
 	link_is(2, 'up');
 	$operation = ask($r1, q{SELECT replica_repair('r2')});
-	eval { wait_ask($r1, "SELECT state NOT IN ('queued', 'running') FROM replica_operations WHERE operation = $operation", 90) };
+	eval { wait_ask($r1, "SELECT state NOT IN ('queued', 'running') FROM replica_operations WHERE operation = $operation", 150) };
 	diag($@, ask($r1, "SELECT * FROM replica_operations WHERE operation = $operation"), ask($r2, 'SELECT * FROM pg_stat_wal_receiver'),
 		slurp_file($h2->home . '/replicas/r2/log/replica_ctl.log')) if $@;
 	is(ask($r1, "SELECT concat_ws(' ', state, message, detail) FROM replica_operations WHERE operation = $operation"), 'succeeded', 'it is repaired from the new primary');
