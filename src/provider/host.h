@@ -134,6 +134,12 @@ struct RctlHost
 	void		(*rename) (RctlHost *host, const char *from, const char *to);
 
 	/*
+	 * Makes all that is in the directories durable, in one go.  NULL: files
+	 * are to be synced one by one.
+	 */
+	void		(*sync_trees) (RctlHost *host, List *directories);
+
+	/*
 	 * The pid of the live postmaster that runs in this data directory; 0 if
 	 * there is none.
 	 */

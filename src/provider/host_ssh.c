@@ -166,6 +166,8 @@ static const char functions[] =
 "rctl_remove_empty() { rmdir -- \"$1\" 2>/dev/null && sync -- \"${1%/*}/\" && printf yes; return 0; }\n"
 "rctl_rename() { mv -T -- \"$1\" \"$2\" && sync -- \"${2%/*}/\"; }\n"
 
+"rctl_sync() { sync -f -- \"$@\"; }\n"
+
 /* pid and status of the postmaster that stands in the directory; 0 if there is none */
 "rctl_server() {\n"
 "	pid='' status=''\n"
@@ -421,6 +423,19 @@ static void
 ssh_rename(RctlHost *host, const char *from, const char *to)
 {
 	call(host, "rctl_rename", from, to, "rename");
+}
+
+static void
+ssh_sync_trees(RctlHost *host, List *directories)
+{
+	const char **argv = palloc0(sizeof(char *) * (list_length(directories) + 2));
+	ListCell   *cell;
+	int			n = 0;
+
+	argv[n++] = "rctl_sync";
+	foreach(cell, directories)
+		argv[n++] = lfirst(cell);
+	check_reply(host, rctl_ssh_call(session(host), argv, 0, stay_alive, host), "sync", linitial(directories));
 }
 
 /* ---------------------------------------------------------------------
@@ -932,6 +947,7 @@ rctl_host_ssh(RctlOp *op, const RctlMap *server_options, const RctlReplica *repl
 	host->remove_tree = ssh_remove_tree;
 	host->remove_empty = ssh_remove_empty;
 	host->rename = ssh_rename;
+	host->sync_trees = ssh_sync_trees;
 	host->server_pid = ssh_server_pid;
 	host->server_activity = ssh_server_activity;
 	host->start_server = ssh_start_server;

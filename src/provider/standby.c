@@ -391,6 +391,8 @@ copy_arguments(RctlOp *op, RctlHost *host, RctlSource *source, const char *appli
 	 */
 	if (!host->local)
 		argv[n++] = "--no-clean";
+	if (host->sync_trees)
+		argv[n++] = "--no-sync";
 	if (max_rate)
 	{
 		argv[n++] = "-r";
@@ -468,6 +470,11 @@ run_copy(RctlOp *op, RctlHost *host, RctlSource *source)
 	MemoryContextDelete(watch.context);
 	if (!result->exited || result->exit_code != 0)
 		copy_failed(op, result);
+	if (host->sync_trees)
+	{
+		rctl_op_progress(op, "writing to disk", watch.total, watch.total);
+		host->sync_trees(host, rctl_standby_directories(op->replica->facts));
+	}
 	rctl_op_progress(op, "copied", watch.total, watch.total);
 }
 
