@@ -77,17 +77,11 @@ require_plan(const RctlProvider *provider, RctlOpKind kind, const RctlMap *argum
 {
 	if (rctl_plan(provider, kind, arguments).steps != NULL)
 		return;
-	if (kind == RCTL_OP_CREATE && provider->no_create_hint)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("provider \"%s\" cannot create a replica", provider->name),
-				 errhint("%s", provider->no_create_hint)));
-	else
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("provider \"%s\" cannot do \"%s\"", provider->name, rctl_op_kind_name(kind)),
-				 errhint("SELECT DISTINCT kind FROM replica_ctl.steps() WHERE provider = %s lists what it can do.",
-						 quote_literal_cstr(provider->name))));
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("provider \"%s\" cannot do \"%s\"", provider->name, rctl_op_kind_name(kind)),
+			 errhint("SELECT DISTINCT kind FROM replica_ctl.steps() WHERE provider = %s lists what it can do.",
+					 quote_literal_cstr(provider->name))));
 }
 
 void

@@ -283,7 +283,6 @@ rctl_forecast(RctlPreflight *p)
 	{
 		rctl_found_blocked(p, "plan", ERRCODE_FEATURE_NOT_SUPPORTED,
 						   psprintf("provider \"%s\" cannot do \"%s\"", provider->name, kind), NULL,
-						   p->op->kind == RCTL_OP_CREATE && provider->no_create_hint ? provider->no_create_hint :
 						   "SELECT DISTINCT provider, kind FROM replica_ctl.steps() shows what each can do.");
 		return;
 	}

@@ -72,9 +72,8 @@ rctl_op_secret(RctlOp *op, const char *option)
  * over: in a dry run it is the caller's, with another role.
  */
 static RctlMap *
-other_server(RctlOp *op, const char *name, const char *option, char **secret)
+other_server(RctlOp *op, const char *wrapper, const char *name, const char *option, char **secret)
 {
-	const char *wrapper = op->replica->provider->wrapper;
 	MemoryContext caller = CurrentMemoryContext;
 	RctlMap    *options = NULL;
 	ForeignServer *server;
@@ -99,7 +98,7 @@ other_server(RctlOp *op, const char *name, const char *option, char **secret)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("there is no server \"%s\" of wrapper %s", name, wrapper),
-				 errdetail("An option of server \"%s\" names it.", op->replica->server),
+				 errdetail("An option of server \"%s\" or of replica \"%s\" names it.", op->replica->server, op->replica->name),
 				 errhint("Create it with CREATE SERVER %s FOREIGN DATA WRAPPER %s.", quote_identifier(name), wrapper)));
 	if (!allowed)
 		ereport(ERROR,
@@ -113,9 +112,9 @@ other_server(RctlOp *op, const char *name, const char *option, char **secret)
 }
 
 RctlMap *
-rctl_op_server_options(RctlOp *op, const char *name)
+rctl_op_server_options(RctlOp *op, const char *wrapper, const char *name)
 {
-	return other_server(op, name, NULL, NULL);
+	return other_server(op, wrapper, name, NULL, NULL);
 }
 
 char *
@@ -123,6 +122,6 @@ rctl_op_server_secret(RctlOp *op, const char *name, const char *option)
 {
 	char	   *secret = NULL;
 
-	(void) other_server(op, name, option, &secret);
+	(void) other_server(op, op->replica->provider->wrapper, name, option, &secret);
 	return secret;
 }

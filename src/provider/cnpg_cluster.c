@@ -69,7 +69,7 @@ rctl_cnpg_open_source(RctlOp *op)
 	RctlKube   *kube;
 
 	if (server)
-		kube = rctl_kube_open(server, rctl_op_server_options(op, server), rctl_op_server_secret(op, server, "token"));
+		kube = rctl_kube_open(server, rctl_op_server_options(op, op->replica->provider->wrapper, server), rctl_op_server_secret(op, server, "token"));
 	else
 		kube = rctl_cnpg_open(op);
 	if (namespace)

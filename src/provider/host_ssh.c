@@ -496,12 +496,12 @@ expand(const SshHost *self, const char *word, const char *directory)
 	return out.data;
 }
 
-/* Runs the command of an option of the server; its stderr if it fails, else NULL. */
-static RctlProcessResult *
-run_command(RctlHost *host, const char *option, const char *directory, RctlProcessTick tick, void *arg)
+RctlProcessResult *
+rctl_host_ssh_command(RctlHost *host, const char *option, const char *otherwise,
+					  const char *directory, RctlProcessTick tick, void *arg)
 {
 	SshHost    *self = (SshHost *) host;
-	List	   *words = rctl_ssh_words(option, rctl_map_get(self->options, option));
+	List	   *words = rctl_ssh_words(option, rctl_map_get_default(self->options, option, otherwise));
 	const char **argv = palloc0(sizeof(char *) * (list_length(words) + 1));
 	RctlProcessSpec spec = {.argv = argv};
 	ListCell   *cell;
@@ -588,7 +588,7 @@ ssh_start_server(RctlHost *host, const char *directory, const char *log_file,
 	*warning = NULL;
 	if (rctl_map_get(self->options, "start_command"))
 	{
-		RctlProcessResult *result = run_command(host, "start_command", directory, tick, arg);
+		RctlProcessResult *result = rctl_host_ssh_command(host, "start_command", NULL, directory, tick, arg);
 
 		if (!result->exited || result->exit_code != 0)
 			ereport(ERROR,
@@ -618,7 +618,7 @@ ssh_start_server(RctlHost *host, const char *directory, const char *log_file,
 static void
 ssh_stop_server(RctlHost *host, const char *directory)
 {
-	RctlProcessResult *result = run_command(host, "stop_command", directory, stay_alive, host);
+	RctlProcessResult *result = rctl_host_ssh_command(host, "stop_command", NULL, directory, stay_alive, host);
 
 	/* pg_ctl comes next, and says what is wrong if it is */
 	if (!result->exited || result->exit_code != 0)

@@ -18,6 +18,14 @@
 /* Connects, looks around, and keeps the facts; raises an error if the host cannot be used. */
 extern void rctl_host_ssh_look(RctlHost *host, RctlMap *facts);
 
+/*
+ * Runs the program that this option of the server (start_command or
+ * stop_command) names, or the other one if it names none, and waits for its
+ * end.  %d, %n and %p in it become the directory, the replica's name, its port.
+ */
+extern RctlProcessResult *rctl_host_ssh_command(RctlHost *host, const char *option, const char *otherwise,
+												const char *directory, RctlProcessTick tick, void *arg);
+
 /* "--version" of a program there. */
 extern char *rctl_host_ssh_version(RctlHost *host, const char *program);
 

@@ -5,7 +5,8 @@
  *
  * A member appears when somebody starts Patroni on a host; there is no call
  * that makes one, nor one that removes one.  So members are attached and
- * detached, and what Patroni does with them by itself is watched.
+ * detached, or made and removed through ssh (patroni_create.c), and what
+ * Patroni does with them by itself is watched.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,12 +20,16 @@
 #include "provider/patroni.h"
 #include "provider/providers.h"
 #include "provider/watch.h"
+#include "settings.h"
 
 #define LOOK_AGAIN_MS 500
 #define REINITIALIZE_CALL_MS 10000
 
 /* More lag than this is no "caught up". */
 #define CAUGHT_UP_BYTES (1024 * 1024)
+
+/* Patroni tries again and again; a person has to look when that is no use. */
+#define MAX_COPIES 3
 
 static const RctlOptionDef server_options[] = {
 	{"urls", RCTL_OPTION_LIST, "URLs of the members' REST interfaces, https or loopback: \"https://db1:8008, https://db2:8008\""},
@@ -48,7 +53,12 @@ static const RctlOptionDef mapping_options[] = {
 	{NULL}
 };
 
-static const RctlOptionDef no_options[] = {{NULL}};
+static const RctlOptionDef create_options[] = {
+	{"config_file", RCTL_OPTION_PATH, "configuration of Patroni on the member's host, default /etc/patroni/config.yml"},
+	{"member", RCTL_OPTION_TEXT, "name of the member, as that file has it, default the replica's"},
+	{"ssh_server", RCTL_OPTION_TEXT, "server of wrapper replica_ssh by which the host is reached; its start_command and stop_command start and stop Patroni there"},
+	{NULL}
+};
 
 static const RctlOptionDef attach_options[] = {
 	{"member", RCTL_OPTION_TEXT, "name of the member, default the replica's"},
@@ -79,6 +89,13 @@ check_server(const RctlMap *options)
 	}
 }
 
+static void
+check_options(RctlOpKind kind, const char *replica, const RctlMap *server_options, const RctlMap *options)
+{
+	if (kind == RCTL_OP_CREATE)
+		rctl_patroni_check_create(replica, options);
+}
+
 /* ---------------------------------------------------------------------
  * Attach
  * ---------------------------------------------------------------------
@@ -92,14 +109,26 @@ note_place(RctlOp *op, const RctlPatroniMember *member)
 	rctl_map_set(op->replica->facts, "standby_cluster", strcmp(member->role, "standby_leader") == 0 ? "true" : NULL);
 }
 
+void
+rctl_patroni_note_member(RctlOp *op, const RctlPatroniCluster *cluster)
+{
+	RctlHttpResponse *node;
+	char	   *problem;
+	const RctlJson *json;
+
+	note_place(op, rctl_patroni_own(op, cluster));
+	node = rctl_patroni_get(op, "/patroni");
+	json = rctl_json_parse(node->body, node->body_length, &problem);
+	rctl_map_set(op->replica->facts, "system_identifier",
+				 json ? rctl_json_text(json, "database_system_identifier") : NULL);
+	(void) rctl_patroni_note_inside(op, cluster);
+}
+
 static void
 inspect(RctlOp *op)
 {
 	RctlPatroniCluster *cluster = rctl_patroni_cluster(op);
 	RctlPatroniMember *member = rctl_patroni_own(op, cluster);
-	RctlHttpResponse *node;
-	char	   *problem;
-	const RctlJson *json;
 
 	if (strcmp(member->role, "leader") == 0)
 		ereport(ERROR,
@@ -111,13 +140,8 @@ inspect(RctlOp *op)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("member \"%s\" is attached already", member->name),
 				 errhint("SELECT replica FROM replica_status lists the replicas.")));
-	note_place(op, member);
 	rctl_map_set(op->replica->facts, "adopted", "true");
-	node = rctl_patroni_get(op, "/patroni");
-	json = rctl_json_parse(node->body, node->body_length, &problem);
-	rctl_map_set(op->replica->facts, "system_identifier",
-				 json ? rctl_json_text(json, "database_system_identifier") : NULL);
-	(void) rctl_patroni_note_inside(op, cluster);
+	rctl_patroni_note_member(op, cluster);
 }
 
 /* ---------------------------------------------------------------------
@@ -180,16 +204,56 @@ reinitialize(RctlOp *op)
 	rctl_op_save(op);
 }
 
-/* 200 is only the start of it. */
+/*
+ * What Patroni shows of a copy, and of a start after it, is not how far it is,
+ * and that changes to and fro when it fails again and again: only a copy that
+ * goes on, and a lag that changes, count as progress.
+ */
+typedef struct CopyWatch
+{
+	bool		copying;
+	int			copies;			/* that have begun */
+	int64		lag;
+	TimestampTz moved;
+} CopyWatch;
+
 static void
-catch_up(RctlOp *op)
+watch_copy(RctlOp *op, CopyWatch *watch, const RctlPatroniMember *member)
+{
+	bool		copying = member && strcmp(member->state, "creating replica") == 0;
+	int64		lag = member ? member->lag : -1;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (copying && !watch->copying)
+		watch->copies++;
+	if (copying || lag != watch->lag)
+		watch->moved = now;
+	watch->copying = copying;
+	watch->lag = lag;
+	if (watch->copies > MAX_COPIES ||
+		(rctl_progress_timeout > 0 && TimestampDifferenceExceeds(watch->moved, now, rctl_progress_timeout)))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("member \"%s\" of the Patroni cluster does not come up", rctl_patroni_member_name(op)),
+				 watch->copies > MAX_COPIES
+				 ? errdetail("Patroni has begun to copy the leader %d times.", watch->copies)
+				 : errdetail("It is %s.", member ? member->state : "not in the cluster"),
+				 errhint("The logs of Patroni and PostgreSQL on its host say why.")));
+	rctl_op_progress(op, member ? psprintf("%s, lag " INT64_FORMAT, member->state, lag) : "not in the cluster", 0, 0);
+	rctl_op_alive(op);
+}
+
+/* After a call that makes a copy: 200 is only the start of it. */
+void
+rctl_patroni_catch_up(RctlOp *op)
 {
 	bool		seen = rctl_map_get(op->state, "reinitialized") == NULL;
+	CopyWatch	watch = {.lag = -1, .moved = GetCurrentTimestamp()};
 
 	for (int looks = 0;; looks++)
 	{
 		RctlPatroniCluster *cluster = rctl_patroni_cluster(op);
-		RctlPatroniMember *member = rctl_patroni_member(cluster, rctl_map_get(op->replica->facts, "member"));
+		RctlPatroniMember *member = rctl_patroni_member(cluster, rctl_patroni_member_name(op));
 
 		/* Until Patroni's next look it is shown as it was before. */
 		seen |= member == NULL || !is_well(cluster, member) || looks > 20;
@@ -198,7 +262,7 @@ catch_up(RctlOp *op)
 			note_place(op, member);
 			return;
 		}
-		rctl_op_progress(op, member ? psprintf("%s, lag " INT64_FORMAT, member->state, member->lag) : "not in the cluster", 0, 0);
+		watch_copy(op, &watch, member);
 		rctl_sleep(LOOK_AGAIN_MS);
 	}
 }
@@ -262,7 +326,7 @@ static const RctlStep attach_steps[] = {
 static const RctlStep repair_steps[] = {
 	{"examine", examine, "look what the cluster says about the member"},
 	{"reinitialize", reinitialize, "have Patroni make a new copy, unless it is well"},
-	{"catch_up", catch_up, "wait until it has caught up"},
+	{"catch_up", rctl_patroni_catch_up, "wait until it has caught up"},
 	{NULL}
 };
 
@@ -271,14 +335,17 @@ const RctlProvider rctl_provider_patroni = {
 	.wrapper = "replica_patroni",
 	.server_options = server_options,
 	.mapping_options = mapping_options,
-	.create_options = no_options,
+	.create_options = create_options,
 	.attach_options = attach_options,
 	.check_server = check_server,
-	.no_create_hint = "Patroni has no call for it. On the new host install Patroni and the same major version of PostgreSQL,"
-	" write a patroni.yml with the cluster's scope and DCS and a name of its own, and start it (systemctl start patroni):"
-	" it copies the leader and joins. Then call SELECT replica_attach(name, server).",
+	.check_options = check_options,
+	.create_checks = rctl_patroni_create_checks,
+	.drop_checks = rctl_patroni_drop_checks,
+	.create = rctl_patroni_create_steps,
 	.attach = attach_steps,
+	.drop = rctl_patroni_drop_steps,
 	.repair = repair_steps,
+	.cleanup = rctl_patroni_cleanup,
 	.connect = patroni_connect,
 	.conninfo = patroni_conninfo,
 	.managed = &rctl_patroni_promotion,

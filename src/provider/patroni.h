@@ -5,6 +5,7 @@
  *
  *	  patroni.c			options, attach, repair, connections
  *	  patroni_cluster.c	the REST calls, and what a cluster looks like
+ *	  patroni_create.c	members that are made and removed through ssh
  *	  patroni_member.c	whether this server is a member, and which
  *	  patroni_promote.c	switchover, failover, standby clusters
  *	  patroni_watch.c	members for the monitor
@@ -95,6 +96,28 @@ extern char *rctl_patroni_answer(const RctlHttpResponse *response);
 
 /* The replica's member; raises an error if the cluster has none of that name. */
 extern RctlPatroniMember *rctl_patroni_own(RctlOp *op, const RctlPatroniCluster *cluster);
+
+/* Its name, whether the cluster has it or not. */
+extern const char *rctl_patroni_member_name(RctlOp *op);
+
+/* ---- patroni.c ---- */
+
+/* Facts of op's replica: where its member is, whose data it has, and whether this server is a member, too. */
+extern void rctl_patroni_note_member(RctlOp *op, const RctlPatroniCluster *cluster);
+
+/* Waits until the member has caught up. */
+extern void rctl_patroni_catch_up(RctlOp *op);
+
+/* ---- patroni_create.c ---- */
+
+/* Of the options of a create, for whoever calls it: raises what is missing. */
+extern void rctl_patroni_check_create(const char *replica, const RctlMap *options);
+
+extern const RctlStep rctl_patroni_create_checks[];
+extern const RctlStep rctl_patroni_create_steps[];
+extern const RctlStep rctl_patroni_drop_checks[];
+extern const RctlStep rctl_patroni_drop_steps[];
+extern void rctl_patroni_cleanup(RctlOp *op, const RctlCleanup *record);
 
 /* ---- patroni_member.c ---- */
 

@@ -306,11 +306,17 @@ rctl_patroni_call(RctlOp *op, const char *method, const char *base, const char *
 	return rctl_http_exchange(request);
 }
 
+const char *
+rctl_patroni_member_name(RctlOp *op)
+{
+	return rctl_map_get_default(op->replica->facts, "member",
+								rctl_map_get_default(op->replica->options, "member", op->replica->name));
+}
+
 RctlPatroniMember *
 rctl_patroni_own(RctlOp *op, const RctlPatroniCluster *cluster)
 {
-	const char *name = rctl_map_get_default(op->replica->facts, "member",
-											rctl_map_get_default(op->replica->options, "member", op->replica->name));
+	const char *name = rctl_patroni_member_name(op);
 	RctlPatroniMember *member = rctl_patroni_member(cluster, name);
 
 	if (member == NULL)

@@ -434,7 +434,6 @@ struct RctlProvider
 	 * cannot.
 	 */
 	const RctlStep *create;
-	const char *no_create_hint; /* where create is NULL: what to do instead */
 	const RctlStep *attach;
 	const RctlStep *drop;
 	const RctlStep *repair;
@@ -611,11 +610,11 @@ extern void rctl_op_event(RctlOp *op, const char *severity, const char *kind,
 extern char *rctl_op_secret(RctlOp *op, const char *option);
 
 /*
- * Another foreign server of the same wrapper, which an option of op's server
- * names, with its mapping for the requester.  An error is raised if it is not
- * there, or the requester has no USAGE on it.
+ * Another foreign server of a wrapper, which an option of op's server or
+ * replica names; a secret: of the same wrapper, and of the requester's mapping.
+ * An error is raised if it is not there, or the requester has no USAGE on it.
  */
-extern RctlMap *rctl_op_server_options(RctlOp *op, const char *server);
+extern RctlMap *rctl_op_server_options(RctlOp *op, const char *wrapper, const char *server);
 extern char *rctl_op_server_secret(RctlOp *op, const char *server, const char *option);
 
 /*
