@@ -50,6 +50,8 @@ set('slot_scope', 'physical');
 wal(12);
 set('slot_wal_limit', q{'8MB'});
 wait_for($primary, q{SELECT count(*) = 4 FROM replica_slots WHERE verdict = 'critical'});
+# the monitor has seen it, too
+wait_for($primary, q{SELECT count(DISTINCT detail->>'slot') = 4 FROM replica_events WHERE kind = 'slot_critical'});
 set('slot_action', q{'drop'});
 wait_for($primary, q{SELECT count(*) = 1 FROM replica_events WHERE kind = 'slot_dropped'});
 is(dropped(), 'c', 'the first to go');

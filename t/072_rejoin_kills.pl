@@ -120,7 +120,7 @@ unless ($finished && !-e "$work/plan")
 		'the script to succeed', 60);
 }
 ok(!-e "$work/failed", 'it has not failed in the end');
-wait_ask($main, 'SELECT pg_is_in_recovery()');
+wait_ask($main, 'SELECT pg_is_in_recovery()', 180);
 wait_ask($r1, q{SELECT state = 'streaming' FROM pg_stat_replication WHERE application_name = 'replica_ctl_main'});
 my $lsn = ask($r1, q{INSERT INTO new VALUES (1); SELECT pg_current_wal_lsn()});
 wait_ask($main, "SELECT pg_last_wal_replay_lsn() >= '$lsn'");
