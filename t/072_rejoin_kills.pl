@@ -36,10 +36,12 @@ append_to_file("$data/postgresql.auto.conf",
 append_to_file("$data/own.file", "main's own\n");
 # as the operation makes it: pg_rewind must find its WAL however often the server is started
 $node->safe_psql('postgres', q{SELECT pg_create_physical_replication_slot('replica_ctl_rejoin', true)});
+# likewise: pg_rewind removes from the old primary what the new one does not have
+ask($r1, q{SELECT pg_create_physical_replication_slot('replica_ctl_main', true)});
 my $operation = $node->safe_psql('postgres', q{SELECT replica_promote('r1')});
 wait_ask($r1, 'SELECT NOT pg_is_in_recovery()');
 wait_for($node, "SELECT state = 'succeeded' FROM replica_operations WHERE operation = $operation");
-ask($r1, q{SELECT pg_create_physical_replication_slot('replica_ctl_main', true); CREATE TABLE new (i int); CHECKPOINT});
+ask($r1, q{CREATE TABLE new (i int); CHECKPOINT});
 
 chomp(my $share = `"$ENV{PG_CONFIG}" --sharedir`);
 chomp(my $bindir = `"$ENV{PG_CONFIG}" --bindir`);
