@@ -13,7 +13,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use ReplicaCtl;
 
-my $mount = $ENV{RCTL_TEST_XFS} or plan skip_all => 'needs a small file system (RCTL_TEST_XFS)';
+my $mount = small_file_system() or plan skip_all => 'needs a small file system (RCTL_TEST_XFS)';
 my $place = "$mount/full.$$";
 my $ballast = "$place/ballast";
 

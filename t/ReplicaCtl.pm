@@ -20,6 +20,7 @@ use strict;
 use warnings;
 use Carp;
 use Exporter 'import';
+use Fcntl qw(:flock);
 use File::Basename;
 use File::Path qw(make_path);
 use PostgreSQL::Test::Cluster;
@@ -36,6 +37,7 @@ our @EXPORT = qw(
   is_primary
   psql_error
   free_port
+  small_file_system
   replica_dir
   replica_processes
   no_orphans_ok
@@ -202,6 +204,19 @@ sub psql_error
 
 	croak "no error: $sql" if $rc == 0;
 	return $err;
+}
+
+# A small file system with reflinks, which is this test's alone until it ends;
+# undef if there is none.
+my $file_system_lock;
+
+sub small_file_system
+{
+	my $mount = $ENV{RCTL_TEST_XFS} or return undef;
+
+	open $file_system_lock, '>', "$ENV{RCTL_WORK}/xfs.lock" or croak "xfs.lock: $!";
+	flock($file_system_lock, LOCK_EX) or croak "flock: $!";
+	return $mount;
 }
 
 # A port that nothing listens on and that no other test will be given.
