@@ -79,7 +79,7 @@ END
 	$? = $status;
 }
 
-sql(q{CREATE SERVER orders FOREIGN DATA WRAPPER replica_patroni OPTIONS (scope 'orders', urls '} . $patroni->urls . q{');
+sql(q{CREATE SERVER orders FOREIGN DATA WRAPPER replica_patroni OPTIONS (scope 'orders', poll_interval '5', urls '} . $patroni->urls . q{');
 	CREATE USER MAPPING FOR CURRENT_USER SERVER orders OPTIONS ("user" 'rest', password 'open-sesame', db_user 'postgres', db_password 'super-pass')});
 $host->server(start_command => "$manager start", stop_command => "$manager stop");
 
@@ -128,7 +128,8 @@ like(manager_log(), qr/^start( start)?$/, 'Patroni was started');
 $control->append_conf('postgresql.conf', "replica_ctl.progress_timeout = '10min'\nreplica_ctl.test_fault = ''");
 $control->reload;
 like($patroni->members->{p3}{state}, qr/^(running|streaming)/, 'it is a member');
-is(sql(q{SELECT state, endpoint FROM replica_status WHERE replica = 'p3'}), "streaming|127.0.0.1:$patroni->{nodes}{p3}{port}", 'and a replica');
+wait_for($control, q{SELECT state = 'streaming' FROM replica_status WHERE replica = 'p3'});
+is(sql(q{SELECT endpoint FROM replica_status WHERE replica = 'p3'}), "127.0.0.1:$patroni->{nodes}{p3}{port}", 'and a replica');
 is($patroni->sql('p3', 'SELECT pg_is_in_recovery()'), 't', 'that works');
 like(create('p9', ssh_server => 'h3', config_file => $yml, member => 'p3'), qr/^failed\|preflight\|member "p3" is attached already/, 'once');
 
