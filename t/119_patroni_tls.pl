@@ -34,7 +34,8 @@ like(attach(), qr/^failed\|inspect\|no member of the Patroni cluster answers\|.*
 $patroni->lead("ALTER SERVER patroni OPTIONS (ADD ca_file '$tls/self.crt')");
 like(attach(), qr/^failed\|inspect\|no member of the Patroni cluster answers\|.*certificate/, 'another authority');
 $patroni->lead("ALTER SERVER patroni OPTIONS (SET ca_file '$tls/ca.crt')");
-like(attach(), qr/^failed\|inspect\|no member of the Patroni cluster answers\|.*certificate/, 'no certificate of ours');
+# in TLS 1.3 the server says so after the handshake, and its end of the connection may come first
+like(attach(), qr/^failed\|inspect\|no member of the Patroni cluster answers\|https:.*(certificate|reset|closed|not connected)/, 'no certificate of ours');
 $patroni->lead("ALTER SERVER patroni OPTIONS (ADD cert_file '$tls/client.crt', ADD key_file '$tls/client.key')");
 like(attach(), qr/^succeeded/, 'with one');
 
