@@ -110,6 +110,16 @@ note_place(RctlOp *op, const RctlPatroniMember *member)
 }
 
 void
+rctl_patroni_reserve(RctlOp *op, const char *member)
+{
+	if (!rctl_op_reserve(op, "member_of", psprintf("%s/%s", op->replica->server, member)))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("member \"%s\" is attached already", member),
+				 errhint("SELECT replica FROM replica_status lists the replicas.")));
+}
+
+void
 rctl_patroni_note_member(RctlOp *op, const RctlPatroniCluster *cluster)
 {
 	RctlHttpResponse *node;
@@ -135,11 +145,7 @@ inspect(RctlOp *op)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("member \"%s\" is the leader of the Patroni cluster", member->name),
 				 errhint("Attach one of its replicas: %s.", rctl_patroni_names(cluster))));
-	if (!rctl_op_reserve(op, "member_of", psprintf("%s/%s", op->replica->server, member->name)))
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("member \"%s\" is attached already", member->name),
-				 errhint("SELECT replica FROM replica_status lists the replicas.")));
+	rctl_patroni_reserve(op, member->name);
 	rctl_map_set(op->replica->facts, "adopted", "true");
 	rctl_patroni_note_member(op, cluster);
 }

@@ -102,6 +102,9 @@ extern const char *rctl_patroni_member_name(RctlOp *op);
 
 /* ---- patroni.c ---- */
 
+/* Raises an error if another replica of this registry is that member. */
+extern void rctl_patroni_reserve(RctlOp *op, const char *member);
+
 /* Facts of op's replica: where its member is, whose data it has, and whether this server is a member, too. */
 extern void rctl_patroni_note_member(RctlOp *op, const RctlPatroniCluster *cluster);
 

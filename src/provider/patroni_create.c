@@ -104,11 +104,7 @@ check_cluster(RctlOp *op)
 	RctlPatroniCluster *cluster = rctl_patroni_cluster(op);
 	const char *name = rctl_patroni_member_name(op);
 
-	if (!rctl_op_reserve(op, "member_of", psprintf("%s/%s", op->replica->server, name)))
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("member \"%s\" is attached already", name),
-				 errhint("SELECT replica FROM replica_status lists the replicas.")));
+	rctl_patroni_reserve(op, name);
 	if (is_there(rctl_patroni_member(cluster, name)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -127,9 +123,11 @@ static void
 check_host(RctlOp *op)
 {
 	RctlMap    *facts = op->replica->facts;
+	RctlMap    *found = rctl_map_make();
 
 	rctl_map_set(facts, "ssh_server", NULL);
-	rctl_host_ssh_look(own_host(op), rctl_map_make());
+	rctl_host_ssh_look(own_host(op), found);
+	rctl_map_set(op->state, "bin_dir", rctl_map_get(found, "bindir"));
 	rctl_map_set(facts, "ssh_server", rctl_map_get(op->replica->options, "ssh_server"));
 }
 
@@ -196,14 +194,14 @@ check_configuration(RctlOp *op)
 				 errhint("Correct the file.")));
 	rctl_map_set(facts, "config_file", file);
 	rctl_map_set(facts, "data_dir", data_dir);
-	rctl_map_set(op->state, "bin_dir", rctl_json_text(json, "postgresql/bin_dir"));
+	if (rctl_json_text(json, "postgresql/bin_dir"))
+		rctl_map_set(op->state, "bin_dir", rctl_json_text(json, "postgresql/bin_dir"));
 }
 
 static void
 check_version(RctlOp *op)
 {
 	RctlHost   *host;
-	RctlMap    *found = rctl_map_make();
 	RctlHttpResponse *response;
 	const RctlJson *json;
 	const char *theirs;
@@ -212,9 +210,7 @@ check_version(RctlOp *op)
 
 	require(op, "data_dir", "configuration");
 	host = own_host(op);
-	rctl_host_ssh_look(host, found);
-	if (rctl_map_get(op->state, "bin_dir"))
-		host->bindir = rctl_map_get(op->state, "bin_dir");
+	host->bindir = rctl_map_get(op->state, "bin_dir");
 	theirs = strstr(rctl_host_ssh_version(host, "postgres"), "(PostgreSQL) ");
 	response = rctl_patroni_get(op, "/patroni");
 	json = rctl_json_parse(response->body, response->body_length, &problem);
